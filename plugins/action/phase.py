@@ -1,0 +1,72 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Runs a phase inside Ansible's worker when its host is this machine, and as an ordinary module elsewhere.
+
+``meta/runtime.yml`` routes every phase here. The phase's code, options and result are the same either way; what is
+saved is a new Python, its imports and the module's archive, some 0.2 s a phase, which is what the control
+host's phases and ``inventories/local`` would spend most of their time on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.parameters import remove_values
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, Phase, execute, failure
+
+_COLLECTION = "ansible_collections.barestack.kvm.plugins"
+
+# Ansible loads this file once, before it forks a worker for each task: what is imported here is not imported
+# again in every phase. A site whose hosts are all remote need not have the hosts' libraries.
+importlib.import_module(f"{_COLLECTION}.module_utils.control.records")
+for _library in ("libvirt", "pyroute2"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_library)
+
+
+class ActionModule(ActionBase):
+    """One for all phases; the task's name says which."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ansible's entry."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        name = self._task.action.rsplit(".", 1)[-1]
+        phase: type[Phase] = importlib.import_module(f"{_COLLECTION}.modules.{name}").PHASE
+        if not self._is_this_machine(phase, task_vars or {}):
+            result.update(self._execute_module(task_vars=task_vars))
+            return result
+        validated = ArgumentSpecValidator(phase.argument_spec).validate(self._task.args)
+        if validated.error_messages:
+            result.update(failed=True, msg=validated.errors.msg, code=400)
+            return result
+        try:
+            answer = execute(phase, validated.validated_parameters, self._task.check_mode)
+        except BarestackError as error:
+            answer = failure(error)
+        except Exception as error:
+            answer = {"failed": True, "msg": f"{name}: {error}", "exception": traceback.format_exc()}
+        result.update(remove_values(answer, validated._no_log_values))
+        return result
+
+    def _is_this_machine(self, phase: type[Phase], task_vars: dict[str, Any]) -> bool:
+        """Whether the module would run on this machine, as this user, with this very Python."""
+        if self._connection.transport != "local" or self._play_context.become or self._task.async_val:
+            return False
+        wanted = str(task_vars.get("ansible_python_interpreter", sys.executable))
+        if os.path.realpath(self._templar.template(wanted)) != os.path.realpath(sys.executable):
+            return False
+        return not issubclass(phase, HostPhase) or importlib.util.find_spec("libvirt") is not None

@@ -1,0 +1,67 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Commands, files and locks: the only place where the host side starts a process or writes a file whole."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import tempfile
+from typing import Iterator, Optional, Sequence
+
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
+
+
+def run(*command: str, stdin: Optional[str] = None, timeout: Optional[float] = None) -> str:
+    """Run a command in the C locale and return what it printed; HostError with its stderr where it fails."""
+    environment = {**os.environ, "LC_ALL": "C", "LANG": "C"}
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout, env=environment
+        )
+    except FileNotFoundError:
+        raise HostError(f"{command[0]} is not installed here: run playbooks/prepare_hosts.yml") from None
+    except subprocess.TimeoutExpired:
+        raise HostError(f"{' '.join(command)} did not end within {timeout} s") from None
+    if done.returncode:
+        raise HostError(f"{' '.join(command)} failed with {done.returncode}: {done.stderr.strip()[-800:]}")
+    return done.stdout
+
+
+def replace_file(path: str, text: str, mode: int = 0o644) -> None:
+    """Write a whole file under a temporary name, then rename it: a reader sees the old text or the new one."""
+    directory = os.path.dirname(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, mode)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read_file(path: str) -> str:
+    """The file's text; empty where there is no such file."""
+    try:
+        with open(path) as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` (a file, made if missing); the kernel drops it when the holder dies."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
