@@ -20,7 +20,6 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, Phase, execute, failure
 
@@ -57,7 +56,7 @@ class ActionModule(ActionBase):
             answer = execute(phase, validated.validated_parameters, self._task.check_mode)
         except BarestackError as error:
             answer = failure(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a worker has no one else to report to
             answer = {"failed": True, "msg": f"{name}: {error}", "exception": traceback.format_exc()}
         result.update(remove_values(answer, validated._no_log_values))
         return result

@@ -74,12 +74,10 @@ class HostPhase(Phase):
     def run(self) -> Dict[str, Any]:
         """Walk the instances and return them in their order, with what else the phase reports."""
         handle = [from_wire(Instance, item) for item in self.params["instances"]]
-        act, skip = (
-            (self.present, lambda instance: instance.fault)
-            if self.params["state"] == "present"
-            else (self.absent, lambda instance: instance.stuck)
-        )
-        todo = [instance for instance in handle if not skip(instance)]
+        if self.params["state"] == "present":
+            act, todo = self.present, [instance for instance in handle if not instance.fault]
+        else:
+            act, todo = self.absent, [instance for instance in handle if not instance.stuck]
         if todo:
             self.before(todo)
             try:
@@ -104,7 +102,7 @@ class HostPhase(Phase):
         trace = None
         try:
             instance = act(instance)
-        except Exception as error:  # the one place: a neighbour must not suffer whatever it was
+        except Exception as error:  # noqa: BLE001 - the one place: a neighbour must not suffer whatever it was
             trace = traceback.format_exc()
             fault = Fault(name, instance.host, describe(error), getattr(error, "code", 500))
             field = "fault" if self.params["state"] == "present" else "stuck"

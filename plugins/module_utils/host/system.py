@@ -9,7 +9,7 @@ import fcntl
 import os
 import subprocess
 import tempfile
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Optional
 
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
 

@@ -72,9 +72,7 @@ class Effects:
         self._changes: List[Change] = []
         self._lock = threading.Lock()
 
-    def apply(
-        self, effect: str, target: str, act: Callable[[], T], *, before: str = "", after: str = ""
-    ) -> "T | None":
+    def apply(self, effect: str, target: str, act: Callable[[], T], *, before: str = "", after: str = "") -> T | None:
         """Carry out ``act`` as ``effect`` on ``target`` and return its result; in check mode return None.
 
         Call it only when there is something to change: deciding that is the phase's part. ``before`` and

@@ -107,7 +107,7 @@ class DhcpPort:
 
     id: str
     mac_address: str
-    fixed_ips: Tuple["FixedIP", ...]
+    fixed_ips: Tuple[FixedIP, ...]
 
     @property
     def tap_device(self) -> str:
@@ -327,12 +327,12 @@ class Instance:
         """Nova's ``instance_name_template``: ``instance-%08x`` of the records' number."""
         return f"instance-{self.id:08x}"
 
-    def with_disk(self, disk: Disk) -> "Instance":
+    def with_disk(self, disk: Disk) -> Instance:
         """A copy with this disk, in place of the one with the same path."""
         order = ("root", "ephemeral", "swap", "volume", "config_drive")
         disks = [item for item in self.disks if item.path != disk.path] + [disk]
         return self.with_(disks=tuple(sorted(disks, key=lambda item: order.index(item.role))))
 
-    def with_(self, **changes: Any) -> "Instance":
+    def with_(self, **changes: Any) -> Instance:
         """A copy with these fields changed."""
         return dataclasses.replace(self, **changes)

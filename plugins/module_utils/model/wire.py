@@ -25,14 +25,14 @@ def to_wire(value: Any) -> Any:
 
 def from_wire(cls: Type[T], data: Mapping[str, Any]) -> T:
     """The dataclass ``cls`` from plain data; absent fields take their defaults, unknown ones raise TypeError."""
-    hints = _hints(cls)
+    hints = _hints(typing.cast(typing.Hashable, cls))
     unknown = set(data) - set(hints)
     if unknown:
         raise TypeError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
     return cls(**{name: _build(hints[name], item) for name, item in data.items()})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _hints(cls: Any) -> Dict[str, Any]:
     return typing.get_type_hints(cls)
 
