@@ -98,6 +98,7 @@ class HostPhase(Phase):
     def _one(self, act: Callable[[Instance], Instance], instance: Instance) -> Instance:
         name = phase_name(type(self))
         started = now()
+        field = "fault" if self.params["state"] == "present" else "stuck"
         fault = None
         trace = None
         try:
@@ -105,11 +106,17 @@ class HostPhase(Phase):
         except Exception as error:  # noqa: BLE001 - the one place: a neighbour must not suffer whatever it was
             trace = traceback.format_exc()
             fault = Fault(name, instance.host, describe(error), getattr(error, "code", 500))
-            field = "fault" if self.params["state"] == "present" else "stuck"
             instance = instance.with_(**{field: fault})
         if self.check_mode:
             return instance
-        event = Event(name, started, now(), "Error" if fault else "Success", instance.host, trace)
+        event = Event(
+            name if field == "fault" else f"undo_{name}",
+            started,
+            now(),
+            "Error" if fault else "Success",
+            instance.host,
+            trace,
+        )
         return instance.with_(events=(*instance.events, event))
 
 

@@ -57,11 +57,14 @@ def read_file(path: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: str) -> Iterator[None]:
-    """Hold an exclusive lock on ``path`` (a file, made if missing); the kernel drops it when the holder dies."""
+def locked(path: str) -> Iterator[int]:
+    """Hold an exclusive lock on ``path`` (a file, made if missing); the kernel drops it when the holder dies.
+
+    Yields the descriptor that holds the lock, for a caller that has to know whether ``path`` still names that file.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -25,6 +25,11 @@ EFFECTS: Dict[str, str] = {
     "dhcp_port.record": "the DHCP server's port and address on one host",
     "volume.record": "the volume and its attachment",
     "notification.send": "a CloudEvents notification",
+    # a compute host itself
+    "host.settings": "the files that keep kernel modules and settings over a reboot",
+    "host.sysctl": "a setting of the running kernel",
+    "host.daemon": "a libvirt daemon, where no init system starts it",
+    "host.demo_image": "the demo image",
     # network
     "network.bridge": "the bridge brq<id> with its MTU and forwarding",
     "network.gateway": "the gateway's addresses on the bridge",
@@ -84,6 +89,15 @@ class Effects:
         with self._lock:
             self._changes.append(Change(effect, target, before, after))
         return result
+
+    def note(self, effect: str, target: str, *, before: str = "", after: str = "") -> None:
+        """Write down an effect that was carried out in a transaction which check mode rolls back."""
+        self.apply(effect, target, lambda: None, before=before, after=after)
+
+    def forget(self) -> None:
+        """Start over: the transaction that the effects were made in is tried again."""
+        with self._lock:
+            self._changes.clear()
 
     @property
     def changed(self) -> bool:

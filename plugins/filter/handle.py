@@ -1,0 +1,87 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""The handle across plays: what each host made of its part, put together again on the control host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Handle = list[dict[str, Any]]
+
+_SETTINGS = (
+    "cpu_allocation_ratio",
+    "ram_allocation_ratio",
+    "disk_allocation_ratio",
+    "reserved_host_cpus",
+    "reserved_host_memory_mb",
+    "reserved_host_disk_mb",
+)
+
+
+def merge(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) -> Handle:
+    """The handle with each instance as its host's last phase returned it.
+
+    ``phases`` are the names that the host play registered its results under, in their order. A phase that failed as a
+    whole, or a host that was not reached, becomes the fault of the host's instances that have none yet.
+    """
+    return [_merged(instance, hostvars, phases) for instance in handle]
+
+
+def _merged(instance: dict[str, Any], hostvars: Mapping[str, Any], phases: Sequence[str]) -> dict[str, Any]:
+    if not instance["host"] or instance["fault"]:
+        return instance
+    for phase in phases:
+        result = hostvars[instance["host"]].get(phase) or {"msg": "the host did not get there"}
+        if result.get("skipped"):
+            continue
+        found = [item for item in result.get("instances", []) if item["uuid"] == instance["uuid"]]
+        if not found:
+            reason = str(result.get("msg", "no answer"))
+            fault = {"phase": phase, "host": instance["host"], "message": reason, "code": 500}
+            return {**instance, "fault": fault}
+        instance = found[0]
+    return instance
+
+
+def undone(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) -> Handle:
+    """As :func:`merge`, for undos: what an undo left on its host makes the instance ``stuck``."""
+    result = []
+    for instance in handle:
+        merged = _merged({**instance, "fault": None}, hostvars, phases)
+        stuck = merged["stuck"] or merged["fault"]
+        result.append({**merged, "fault": instance["fault"], "stuck": stuck})
+    return result
+
+
+def reports(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What ``compute_node`` takes, for the hosts that ``hypervisor_info`` answered on."""
+    return [
+        {
+            "name": host,
+            "hypervisor": hostvars[host]["hypervisor_info"]["hypervisor"],
+            **{key: hostvars[host][key] for key in _SETTINGS if key in hostvars[host]},
+        }
+        for host in hosts
+        if "hypervisor" in hostvars[host].get("hypervisor_info", {})
+    ]
+
+
+def faults(handle: Handle) -> list[str]:
+    """A line for each instance that has a fault or is stuck."""
+    lines = []
+    for instance in handle:
+        for kind, text in (("fault", "failed in"), ("stuck", "could not be undone in")):
+            fault = instance[kind]
+            if fault:
+                where = fault["host"] or "the control host"
+                lines.append(f"{instance['name']} {text} {fault['phase']} on {where}: {fault['message']}")
+    return lines
+
+
+class FilterModule:
+    """Ansible's entry."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name to function."""
+        return {"merge": merge, "undone": undone, "reports": reports, "faults": faults}

@@ -1,0 +1,171 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""A server's record from its request to its end: nova-api's and nova-conductor's part of the flow."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Sequence
+
+from sqlalchemy import Connection
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
+from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.control.request import Requested, differences
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    QuotaExceeded,
+)
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
+    BlockDevice,
+    Instance,
+    PowerState,
+    TaskState,
+    VmState,
+)
+
+
+def check_existing(requested: Sequence[Requested], rows: dict[str, Any]) -> None:
+    """Refuse a request that would change a server's immutable properties, or that meets a server being deleted."""
+    problems = []
+    for server in requested:
+        row = rows.get(server.name)
+        if row is None:
+            continue
+        if row.task_state == TaskState.DELETING:
+            problems.append(
+                f"Server {server.name} is being deleted: finish that with playbooks/delete_instance.yml first."
+            )
+        for difference in differences(server, row.request):
+            problems.append(
+                f"Server {server.name} exists and {difference}: this cannot be changed once a server is made; "
+                "delete it and boot it again, or choose another name."
+            )
+    if problems:
+        raise Conflict("\n".join(problems))
+
+
+def check_quota(connection: Connection, catalog: Catalog, identity: Identity, new: Sequence[Requested]) -> None:
+    """Nova's check of instances, cores and ram, in the transaction that creates the rows."""
+    if not new:
+        return
+    used = instances.usage(connection, identity.project_id)
+    wanted = {
+        "instances": len(new),
+        "cores": sum(server.flavor.vcpus for server in new),
+        "ram": sum(server.flavor.ram for server in new),
+    }
+    quota = catalog.project(identity.project_id).quota
+    for resource, amount in wanted.items():
+        limit = getattr(quota, resource)
+        if 0 <= limit < used[resource] + amount:
+            raise QuotaExceeded(
+                f"Quota exceeded for {resource} in project {identity.project_name}: requested {amount}, "
+                f"but already used {used[resource]} of {limit} {resource}."
+            )
+
+
+def create(connection: Connection, identity: Identity, server: Requested, now: str) -> Instance:
+    """Insert a server's record, its volumes and its block device mappings."""
+    instance = Instance(
+        id=0,
+        uuid=str(uuid.uuid4()),
+        name=server.name,
+        hostname=server.hostname,
+        project_id=identity.project_id,
+        project_name=identity.project_name,
+        user_id=identity.user_id,
+        user_name=identity.user_name,
+        created_at=now,
+        flavor=server.flavor,
+        image=server.image,
+        networks=server.networks,
+        security_groups=server.security_groups,
+        description=server.description,
+        key_name=server.key_name,
+        public_key=server.public_key,
+        metadata=server.metadata,
+        user_data=server.user_data,
+        config_drive=server.config_drive,
+        availability_zone=server.availability_zone,
+        scheduler_hints=server.scheduler_hints,
+        launch_index=server.launch_index,
+        block_devices=tuple(_block_device(connection, identity, server, volume) for volume in server.volumes),
+    )
+    _check_ports(connection, identity, server)
+    instance = instances.create(connection, instance, server.to_record())
+    volumes.create(connection, instance)
+    instances.start_action(connection, instance, "create", identity.user_id, now)
+    return instance
+
+
+def _block_device(connection: Connection, identity: Identity, server: Requested, volume: Any) -> BlockDevice:
+    if volume.existing is None:
+        return BlockDevice(
+            id=str(uuid.uuid4()),
+            source_type="blank",
+            destination_type="volume",
+            volume_id=str(uuid.uuid4()),
+            volume_name=volume.name or f"{server.name}-blank-vol",
+            size=volume.size,
+            delete_on_termination=volume.delete_on_termination,
+        )
+    row = volumes.find(connection, identity.project_id, volume.existing)
+    if row is None:
+        raise InvalidRequest(f"Server {server.name}: volume {volume.existing!r} does not exist in this project.")
+    if row.status != "available":
+        raise Conflict(
+            f"Server {server.name}: Invalid volume: Volume {row.name} ({row.id}) status must be available, "
+            f"but current status is: {row.status}."
+        )
+    return BlockDevice(
+        id=str(uuid.uuid4()),
+        source_type="volume",
+        destination_type="volume",
+        volume_id=row.id,
+        volume_name=row.name,
+        size=row.size,
+        delete_on_termination=volume.delete_on_termination,
+    )
+
+
+def _check_ports(connection: Connection, identity: Identity, server: Requested) -> None:
+    for nic in server.networks:
+        if nic.get("port"):
+            row = ports.find(connection, identity.project_id, nic["port"])
+            if row is None:
+                raise InvalidRequest(f"Server {server.name}: port {nic['port']!r} does not exist in this project.")
+            if row.device_id:
+                raise Conflict(f"Server {server.name}: Port {nic['port']} is still in use.")
+
+
+def retry(instance: Instance) -> Instance:
+    """A server that ended in ERROR, on its way again."""
+    return instance.with_(
+        vm_state=VmState.BUILDING, task_state=TaskState.SCHEDULING, power_state=PowerState.NOSTATE, fault=None
+    )
+
+
+def resolve(connection: Connection, identity: Identity, references: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """(rows, references that name nothing). A name means the own project's server first; another's is refused."""
+    found, missing = [], []
+    candidates = instances.by_name_or_id(connection, references)
+    for reference in references:
+        rows = [row for row in candidates if reference in (row.uuid, row.name)]
+        own = [row for row in rows if row.project_id == identity.project_id] or [
+            row for row in rows if identity.may_touch(row.project_id)
+        ]
+        if rows and not own:
+            raise Forbidden(f"Server {reference} belongs to another project.")
+        if len(own) > 1:
+            raise InvalidRequest(
+                f"More than one server is named {reference}: use the id, one of " + ", ".join(row.uuid for row in own)
+            )
+        if own:
+            found.append(own[0])
+        else:
+            missing.append(reference)
+    return list({row.uuid: row for row in found}.values()), missing

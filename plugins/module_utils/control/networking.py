@@ -1,0 +1,108 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Ports for servers: nova.network.neutron.allocate_for_instance and Neutron's create_port, in the records."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any, Mapping
+
+from sqlalchemy import Connection
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control import ipam
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, InvalidRequest
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
+    DhcpPort,
+    Instance,
+    Network,
+    Port,
+    PortStatus,
+)
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
+
+_RANDOM = random.SystemRandom()
+
+
+def allocate(connection: Connection, instance: Instance) -> list[tuple[str, str, Any]]:
+    """Make what is missing of the server's ports and of its networks' DHCP ports, and bind them to its host.
+
+    Returns (effect, target, what was made). Conflict or InvalidRequest as Neutron's port creation raises them.
+    """
+    made: list[tuple[str, str, Any]] = []
+    existing = len(ports.attach(connection, [instance])[0].ports)
+    for position, nic in enumerate(instance.networks):
+        network = from_wire(Network, nic["network"])
+        if position >= existing:
+            made.append(("port.record", instance.name, _port(connection, instance, network, nic)))
+        if _needs_dhcp_port(connection, network, str(instance.host)):
+            made.append(("dhcp_port.record", network.name, _dhcp_port(connection, network, instance)))
+    ports.bind(connection, instance.uuid, str(instance.host))
+    return made
+
+
+def deallocate(connection: Connection, instance: Instance) -> list[tuple[str, str]]:
+    """Give the server's ports back, and a network's DHCP port with the last port on the host. Returns the effects."""
+    undone = []
+    for network_id, host in ports.release(connection, instance.uuid):
+        undone.append(("port.record", instance.name))
+        if ports.release_dhcp(connection, network_id, host):
+            undone.append(("dhcp_port.record", network_id))
+    return undone
+
+
+def _port(connection: Connection, instance: Instance, network: Network, nic: Mapping[str, Any]) -> Any:
+    if nic.get("port"):
+        row = ports.find(connection, instance.project_id, nic["port"])
+        if row is None:
+            raise InvalidRequest(f"Port {nic['port']} could not be found.")
+        if row.device_id not in ("", instance.uuid):
+            raise Conflict(f"Port {nic['port']} is still in use.")
+        ports.own(connection, row.id, instance.uuid, ports.COMPUTE_OWNER)
+        return {"id": row.id, "mac_address": row.mac_address}
+    port = new_port(connection, network, fixed_ip=nic.get("fixed_ip"), tag=nic.get("tag"))
+    port = from_wire(Port, {**to_wire(port), "security_groups": to_wire(instance.security_groups)})
+    ports.create(
+        connection,
+        port,
+        owner=ports.COMPUTE_OWNER,
+        device_id=instance.uuid,
+        project_id=instance.project_id,
+        host=instance.host,
+    )
+    return {
+        "id": port.id,
+        "mac_address": port.mac_address,
+        "fixed_ips": to_wire(port.fixed_ips),
+        "network": network.name,
+    }
+
+
+def new_port(connection: Connection, network: Network, *, fixed_ip: str | None = None, tag: str | None = None) -> Port:
+    """A port with a free MAC and free addresses; not yet in the records."""
+    addresses = ipam.choose_fixed_ips(network, ports.taken_addresses(connection, network.id), fixed_ip, _RANDOM)
+    mac = ipam.random_mac(ports.taken_macs(connection, network.id), rng=_RANDOM)
+    return Port(str(uuid.uuid4()), network, mac, addresses, status=PortStatus.DOWN, tag=tag)
+
+
+def _needs_dhcp_port(connection: Connection, network: Network, host: str) -> bool:
+    served = any(subnet.enable_dhcp for subnet in network.subnets)
+    return served and ports.dhcp_port(connection, network, host) is None
+
+
+def _dhcp_port(connection: Connection, network: Network, instance: Instance) -> Any:
+    taken = ports.taken_addresses(connection, network.id)
+    addresses = ipam.lowest_free(network, taken)
+    mac = ipam.random_mac(ports.taken_macs(connection, network.id), rng=_RANDOM)
+    server = DhcpPort(str(uuid.uuid4()), mac, addresses)
+    port = Port(server.id, network, mac, addresses, port_security_enabled=False, status=PortStatus.ACTIVE)
+    ports.create(
+        connection,
+        port,
+        owner=ports.DHCP_OWNER,
+        device_id=f"dhcp-{instance.host}-{network.id}",
+        project_id=instance.project_id,
+        host=instance.host,
+    )
+    return {"id": server.id, "mac_address": mac, "fixed_ips": to_wire(addresses), "host": instance.host}

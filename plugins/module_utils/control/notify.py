@@ -1,0 +1,69 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Notifications: Nova's ``instance.create.end`` and friends as CloudEvents 1.0 in JSON, to a file or an address."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any, Sequence
+
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
+
+
+def cloud_event(kind: str, instance: Instance, time: str) -> dict[str, Any]:
+    """``kind`` is Nova's event type: ``instance.create.end``, ``instance.create.error``, ``instance.delete.end``."""
+    return {
+        "specversion": "1.0",
+        "id": str(uuid.uuid4()),
+        "source": "/barestack/kvm",
+        "type": f"barestack.kvm.{kind}",
+        "subject": instance.uuid,
+        "time": time,
+        "datacontenttype": "application/json",
+        "data": {
+            "uuid": instance.uuid,
+            "display_name": instance.name,
+            "tenant_id": instance.project_id,
+            "user_id": instance.user_id,
+            "host": instance.host,
+            "state": instance.vm_state,
+            "power_state": instance.power_state,
+            "flavor": instance.flavor.name,
+            "image_uuid": instance.image.id,
+            "ip_addresses": [ip.ip_address for port in instance.ports for ip in port.fixed_ips],
+            "launched_at": instance.launched_at,
+            "fault": str(instance.fault) if instance.fault else None,
+        },
+    }
+
+
+def send(events: Sequence[dict[str, Any]], path: str, url: str) -> None:
+    """Append the events to ``path``, a line each, in one write; and POST them as a batch to ``url`` where given."""
+    if events and path:
+        line = "".join(json.dumps(event, sort_keys=True) + "\n" for event in events)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+    if events and url:
+        _post(list(events), url)
+
+
+def _post(events: list[dict[str, Any]], url: str) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise BarestackError(f"notification_url: {url!r} is not an http or https address")
+    request = urllib.request.Request(  # noqa: S310 - the scheme was checked
+        url, json.dumps(events).encode(), {"Content-Type": "application/cloudevents-batch+json"}
+    )
+    try:
+        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+    except (urllib.error.URLError, OSError) as error:
+        raise BarestackError(f"notification_url: {url} did not take the notification: {error}") from error

@@ -1,0 +1,88 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""What the control host's phases share: who asks, one transaction, and whose servers they may touch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar, Mapping, Sequence
+
+from sqlalchemy import Connection, select
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records, instances
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import instances as instances_table
+from ansible_collections.barestack.kvm.plugins.module_utils.control.session import CONTROL_SPEC, identify
+from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Forbidden
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase
+
+
+class ControlPhase(Phase):
+    """A phase in the records: validates the token, then does :meth:`work` in one transaction."""
+
+    role: ClassVar[str] = "member"
+    """The role that the token must carry."""
+
+    def __init_subclass__(cls) -> None:
+        cls.argument_spec = {**CONTROL_SPEC, **cls.__dict__.get("argument_spec", {})}
+
+    def __init__(self, params: Any, effects: Effects) -> None:
+        super().__init__(params, effects)
+        self.identity: Identity
+
+    def run(self) -> dict[str, Any]:
+        """Validate, work, and after the commit :meth:`committed`."""
+        self.identity = identify(self.params, self.role)
+        result = Records(self.params["records_url"], self.check_mode).run(self._attempt)
+        return result if self.check_mode else {**result, **self.committed()}
+
+    def _attempt(self, connection: Connection) -> dict[str, Any]:
+        self.effects.forget()
+        result = self.work(connection)
+        return {**result, "hosts": _hosts(result.get("instances", []))}
+
+    def work(self, connection: Connection) -> dict[str, Any]:
+        """The phase's work; may be called again when the transaction is retried."""
+        raise NotImplementedError
+
+    def committed(self) -> dict[str, Any]:
+        """What has to wait until the transaction is in the records; returns further result fields."""
+        return {}
+
+    def handle(self, connection: Connection) -> list[Instance]:
+        """The ``instances`` option as a handle of servers that this user may touch.
+
+        In check mode the rows that earlier phases rolled back are put into this transaction first.
+        """
+        handle = [from_wire(Instance, item) for item in self.params["instances"]]
+        self._require_own(connection, handle)
+        if self.check_mode:
+            instances.restore(connection, handle)
+        return handle
+
+    def _require_own(self, connection: Connection, handle: Sequence[Instance]) -> None:
+        query = select(instances_table.c.uuid, instances_table.c.project_id).where(
+            instances_table.c.uuid.in_([instance.uuid for instance in handle])
+        )
+        owners = {instance.uuid: instance.project_id for instance in handle}
+        owners.update({row.uuid: row.project_id for row in connection.execute(query)})
+        for instance in handle:
+            if not self.identity.may_touch(owners[instance.uuid]):
+                raise Forbidden(f"Server {instance.name} ({instance.uuid}) belongs to another project.")
+
+    def note_state(self, instance: Instance, before: str, after: str) -> None:
+        """A change of state, as the diff shows it."""
+        self.effects.note("instance.state", instance.name, before=f"{before}\n", after=f"{after}\n")
+
+
+def _hosts(handle: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The hosts that the next host phases have to go to."""
+    return sorted({instance["host"] for instance in handle if instance["host"] and not instance["fault"]})
+
+
+def pretty(value: Any) -> str:
+    """What the diff shows of a record."""
+    return json.dumps(value, indent=2, sort_keys=True, default=str) + "\n"

@@ -1,0 +1,178 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Instances, their actions and events: rows to handles and back."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Mapping, Sequence
+
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import (
+    instance_action_events,
+    instance_actions,
+    instances,
+)
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, VmState
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
+
+_DYNAMIC = ("id", "vm_state", "task_state", "power_state", "host", "fault", "launched_at")
+"""What the columns hold; everything else of a handle is the ``spec``, or comes from another table."""
+_ELSEWHERE = ("ports", "block_devices", "disks", "events", "stuck", "wait_for")
+
+
+def create(connection: Connection, instance: Instance, request: Mapping[str, Any]) -> Instance:
+    """Insert the row; returns the instance with its number."""
+    wire = to_wire(instance)
+    columns = {name: wire.pop(name) for name in _DYNAMIC if name != "id"}
+    identifier = {"id": wire.pop("id")} if instance.id else {}
+    for name in _ELSEWHERE:
+        wire.pop(name)
+    row = connection.execute(
+        insert(instances).values(
+            **identifier,
+            **columns,
+            uuid=instance.uuid,
+            project_id=instance.project_id,
+            user_id=instance.user_id,
+            name=instance.name,
+            request=dict(request),
+            spec=wire,
+            vcpus=instance.flavor.vcpus,
+            memory_mb=instance.flavor.ram,
+            created_at=instance.created_at,
+            updated_at=instance.created_at,
+            deleted=0,
+        )
+    )
+    (number,) = row.inserted_primary_key or (0,)
+    return instance.with_(id=int(number))
+
+
+def restore(connection: Connection, handle: Iterable[Instance]) -> None:
+    """Insert the rows that the handle speaks of and the records lack: in check mode no earlier phase left them."""
+    handle = list(handle)
+    known = set(
+        connection.scalars(select(instances.c.uuid).where(instances.c.uuid.in_([i.uuid for i in handle]))).all()
+    )
+    for instance in handle:
+        if instance.uuid not in known:
+            create(connection, instance.with_(id=0), {})
+            volumes.restore(connection, instance)
+            ports.restore(connection, instance)
+
+
+def save(connection: Connection, instance: Instance, now: str) -> None:
+    """Write the states, the host and the fault."""
+    wire = to_wire(instance)
+    connection.execute(
+        update(instances)
+        .where(instances.c.uuid == instance.uuid)
+        .values(**{name: wire[name] for name in _DYNAMIC if name != "id"}, updated_at=now)
+    )
+
+
+def delete(connection: Connection, uuid: str, now: str) -> None:
+    """Mark the row deleted, as Nova does: its name is free again, its actions can still be read."""
+    connection.execute(
+        update(instances)
+        .where(instances.c.uuid == uuid)
+        .values(vm_state=VmState.DELETED, task_state=None, host=None, deleted=instances.c.id, deleted_at=now)
+    )
+
+
+def in_project(connection: Connection, project_id: str, names: Sequence[str]) -> dict[str, Row[Any]]:
+    """Name -> row of the project's servers with these names."""
+    rows = connection.execute(
+        select(instances).where(
+            instances.c.deleted == 0, instances.c.project_id == project_id, instances.c.name.in_(names)
+        )
+    )
+    return {row.name: row for row in rows}
+
+
+def by_name_or_id(connection: Connection, references: Sequence[str]) -> list[Row[Any]]:
+    """The servers of any project with one of these names or ids."""
+    return list(
+        connection.execute(
+            select(instances)
+            .where(instances.c.deleted == 0)
+            .where(or_(instances.c.name.in_(references), instances.c.uuid.in_(references)))
+            .order_by(instances.c.id)
+        )
+    )
+
+
+def of_project(connection: Connection, project_id: str | None) -> list[Row[Any]]:
+    """All servers of a project, or of all projects, oldest first."""
+    query = select(instances).where(instances.c.deleted == 0).order_by(instances.c.id)
+    if project_id is not None:
+        query = query.where(instances.c.project_id == project_id)
+    return list(connection.execute(query))
+
+
+def usage(connection: Connection, project_id: str) -> dict[str, int]:
+    """What the project has: ``instances``, ``cores`` and ``ram`` in MiB, as Nova's quota counts them."""
+    row = connection.execute(
+        select(
+            func.count().label("instances"),
+            func.coalesce(func.sum(instances.c.vcpus), 0).label("cores"),
+            func.coalesce(func.sum(instances.c.memory_mb), 0).label("ram"),
+        ).where(instances.c.deleted == 0, instances.c.project_id == project_id)
+    ).one()
+    return {"instances": int(row.instances), "cores": int(row.cores), "ram": int(row.ram)}
+
+
+def handles(connection: Connection, rows: Sequence[Row[Any]]) -> list[Instance]:
+    """Rows to handles, with their ports and block devices."""
+    uuids = [row.uuid for row in rows]
+    devices = volumes.of_instances(connection, uuids)
+    result = []
+    for row in rows:
+        spec = {**row.spec, **{name: getattr(row, name) for name in _DYNAMIC}}
+        instance = from_wire(Instance, spec)
+        result.append(instance.with_(block_devices=devices.get(row.uuid, ())))
+    return ports.attach(connection, result)
+
+
+def start_action(connection: Connection, instance: Instance, action: str, user_id: str, now: str) -> None:
+    """Begin an action (``create``, ``delete``) unless the last one of this name is still going on."""
+    if _open_action(connection, instance.uuid) is None:
+        connection.execute(
+            insert(instance_actions).values(
+                instance_uuid=instance.uuid,
+                action=action,
+                user_id=user_id,
+                project_id=instance.project_id,
+                start_time=now,
+            )
+        )
+
+
+def write_events(connection: Connection, instance: Instance) -> Instance:
+    """Move the handle's events into the records."""
+    action = _open_action(connection, instance.uuid)
+    if action is not None and instance.events:
+        connection.execute(
+            insert(instance_action_events), [{"action_id": action, **to_wire(event)} for event in instance.events]
+        )
+    return instance.with_(events=())
+
+
+def finish_action(connection: Connection, instance: Instance, now: str, message: str | None = None) -> None:
+    """End the action that is going on; ``message`` is Nova's ``Error`` or None."""
+    connection.execute(
+        update(instance_actions)
+        .where(instance_actions.c.instance_uuid == instance.uuid, instance_actions.c.finish_time.is_(None))
+        .values(finish_time=now, message=message)
+    )
+
+
+def _open_action(connection: Connection, uuid: str) -> int | None:
+    return connection.scalar(
+        select(instance_actions.c.id)
+        .where(instance_actions.c.instance_uuid == uuid, instance_actions.c.finish_time.is_(None))
+        .order_by(instance_actions.c.id.desc())
+        .limit(1)
+    )

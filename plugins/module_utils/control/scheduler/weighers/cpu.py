@@ -1,0 +1,21 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Prefer hosts with free VCPUs."""
+
+from __future__ import annotations
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import VCPU, HostState
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.weighers.base import Weigher
+
+
+class CPUWeigher(Weigher):
+    """Free VCPUs with the allocation ratio. A negative ``cpu_weight_multiplier`` stacks servers instead."""
+
+    name = "CPUWeigher"
+    multiplier_option = "cpu_weight_multiplier"
+    minval = 0
+
+    def raw(self, host: HostState, spec: RequestSpec) -> float:
+        vcpu = host.inventory(VCPU)
+        return vcpu.total * vcpu.allocation_ratio - host.vcpus_used

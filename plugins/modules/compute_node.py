@@ -1,0 +1,201 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: compute_node
+short_description: The records of the compute hosts
+version_added: 0.1.0
+description:
+  - Does what Nova's resource tracker reports. Writes what M(barestack.kvm.hypervisor_info) found on a host as its inventories, with
+    reserved amounts and allocation ratios from the inventory, and its heartbeat.
+  - Enables or disables a host for new servers.
+options:
+  state:
+    description:
+      - V(present) records the hosts in O(hosts).
+      - V(stale) only answers which of O(names) have no heartbeat younger than O(heartbeat_max_age).
+      - V(enabled) and V(disabled) let new servers onto the hosts, or not.
+    type: str
+    choices: [present, stale, enabled, disabled]
+    default: present
+  names:
+    description: For the other states, the hosts' names.
+    type: list
+    elements: str
+    default: []
+  hosts:
+    description: For I(state=present), the hosts.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The host's name in Ansible's inventory.
+        type: str
+        required: true
+      hypervisor:
+        description: What M(barestack.kvm.hypervisor_info) returned.
+        type: dict
+        required: true
+      cpu_allocation_ratio:
+        description: Virtual CPUs given out for each physical one.
+        type: float
+        default: 4.0
+      ram_allocation_ratio:
+        description: Memory given out for each MiB there is.
+        type: float
+        default: 1.0
+      disk_allocation_ratio:
+        description: Disk given out for each GiB there is.
+        type: float
+        default: 1.0
+      reserved_host_cpus:
+        description: CPUs kept for the host.
+        type: int
+        default: 0
+      reserved_host_memory_mb:
+        description: MiB kept for the host.
+        type: int
+        default: 512
+      reserved_host_disk_mb:
+        description: MiB of disk kept for the host.
+        type: int
+        default: 0
+  heartbeat_max_age:
+    description: Seconds after which a host's report is stale.
+    type: float
+    default: 300
+  reason:
+    description: For I(state=disabled), why; the scheduler shows it.
+    type: str
+    default: ""
+extends_documentation_fragment:
+  - barestack.kvm.control_phase
+attributes:
+  check_mode:
+    description: Computes in a transaction that is rolled back.
+    support: full
+author:
+  - barestack.kvm contributors (@barestack)
+"""
+
+EXAMPLES = r"""
+- name: Record a host
+  barestack.kvm.compute_node:
+    token: "{{ token.token }}"
+    catalog: "{{ catalog }}"
+    hosts:
+      - name: kvm01
+        hypervisor: "{{ hostvars['kvm01'].hypervisor_info.hypervisor }}"
+        cpu_allocation_ratio: 8
+"""
+
+RETURN = r"""
+stale:
+  description: The hosts whose report is missing or too old.
+  returned: when O(state=stale)
+  type: list
+  elements: str
+"""
+
+from typing import Any  # noqa: E402
+
+from sqlalchemy import Connection  # noqa: E402
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control import placement  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import require  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+
+_VOLATILE = ("disk_available_gb", "running_domains")
+"""What moves all the time and is no change of the host."""
+
+
+class ComputeNode(ControlPhase):
+    """One method for each state."""
+
+    name = "compute_node"
+    argument_spec = {
+        "state": {"type": "str", "choices": ["present", "stale", "enabled", "disabled"], "default": "present"},
+        "names": {"type": "list", "elements": "str", "default": []},
+        "hosts": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "name": {"type": "str", "required": True},
+                "hypervisor": {"type": "dict", "required": True},
+                "cpu_allocation_ratio": {"type": "float", "default": 4.0},
+                "ram_allocation_ratio": {"type": "float", "default": 1.0},
+                "disk_allocation_ratio": {"type": "float", "default": 1.0},
+                "reserved_host_cpus": {"type": "int", "default": 0},
+                "reserved_host_memory_mb": {"type": "int", "default": 512},
+                "reserved_host_disk_mb": {"type": "int", "default": 0},
+            },
+        },
+        "heartbeat_max_age": {"type": "float", "default": 300},
+        "reason": {"type": "str", "default": ""},
+    }
+
+    def work(self, connection: Connection) -> dict[str, Any]:
+        """Dispatch by state."""
+        if self.params["state"] == "stale":
+            return self._stale(connection)
+        if self.params["state"] == "present":
+            for host in self.params["hosts"]:
+                self._record(connection, host)
+            return {}
+        require(self.identity, "admin")
+        for name in self.params["names"]:
+            self._enable(connection, name, self.params["state"] == "enabled")
+        return {}
+
+    def _stale(self, connection: Connection) -> dict[str, Any]:
+        limit = self.params["heartbeat_max_age"]
+        time = now()
+        fresh = {row.host for row in compute_nodes.rows(connection) if placement.age(row.updated_at, time) <= limit}
+        return {"stale": [name for name in self.params["names"] if name not in fresh]}
+
+    def _record(self, connection: Connection, host: dict[str, Any]) -> None:
+        known = {row.host: row.hypervisor for row in compute_nodes.rows(connection)}.get(host["name"])
+        held = compute_nodes.load(connection).get(host["name"], {})
+        before = _comparable(known, held)
+        wanted = placement.inventories(host["hypervisor"], host)
+        compute_nodes.save(connection, host["name"], host["hypervisor"], wanted, now())
+        after = _comparable(host["hypervisor"], wanted)
+        if before != after:
+            self.effects.note("compute_node.record", host["name"], before=pretty(before), after=pretty(after))
+
+    def _enable(self, connection: Connection, name: str, enabled: bool) -> None:
+        rows = {row.host: (row.enabled, row.disabled_reason) for row in compute_nodes.rows(connection)}
+        reason = "" if enabled else self.params["reason"]
+        compute_nodes.set_enabled(connection, name, enabled, reason)
+        if rows[name] != (enabled, reason):
+            self.effects.note("compute_node.record", name, before=pretty(rows[name]), after=pretty((enabled, reason)))
+
+
+def _comparable(hypervisor: dict[str, Any] | None, inventories: dict[str, Any]) -> dict[str, Any]:
+    held = to_wire(inventories)
+    for inventory in held.values():
+        inventory.pop("used")
+    facts = {key: value for key, value in (hypervisor or {}).items() if key not in _VOLATILE}
+    return {"hypervisor": facts, "inventories": held}
+
+
+PHASE = ComputeNode
+
+
+def main() -> None:
+    """Ansible's entry."""
+    run_module(PHASE)
+
+
+if __name__ == "__main__":
+    main()

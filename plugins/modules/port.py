@@ -1,0 +1,124 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: port
+short_description: The ports of servers, with their MAC and IP addresses
+version_added: 0.1.0
+description:
+  - Does what Neutron does for Nova's allocate_for_instance. A port is made for each network that a server asked for, with a MAC from
+    the base C(fa:16:3e) and the address asked for or one from the allocation pools, and is bound to the server's host.
+  - An address is taken in the transaction that saw it free.
+options:
+  instances:
+    description: The handle.
+    type: list
+    elements: dict
+    required: true
+  state:
+    description: V(present) makes and binds the ports, V(absent) gives them back with their addresses.
+    type: str
+    choices: [present, absent]
+    default: present
+extends_documentation_fragment:
+  - barestack.kvm.control_phase
+attributes:
+  check_mode:
+    description: Computes in a transaction that is rolled back.
+    support: full
+author:
+  - barestack.kvm contributors (@barestack)
+"""
+
+EXAMPLES = r"""
+- name: Port
+  barestack.kvm.port:
+    token: "{{ token.token }}"
+    catalog: "{{ catalog }}"
+    instances: "{{ schedule.instances }}"
+  register: port
+"""
+
+RETURN = r"""
+instances:
+  description: The handle, each server with its C(ports).
+  returned: always
+  type: list
+  elements: dict
+"""
+
+from typing import Any  # noqa: E402
+
+from sqlalchemy import Connection  # noqa: E402
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control import networking  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (  # noqa: E402
+    Fault,
+    Instance,
+    TaskState,
+    VmState,
+)
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+
+
+class PortRecord(ControlPhase):
+    """One method for each state."""
+
+    name = "port"
+    argument_spec = {
+        "instances": {"type": "list", "elements": "dict", "required": True},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    }
+
+    def work(self, connection: Connection) -> dict[str, Any]:
+        """Dispatch by state."""
+        act = getattr(self, f"_{self.params['state']}")
+        handle = [act(connection, instance) for instance in self.handle(connection)]
+        if self.params["state"] == "absent":
+            return {"instances": to_wire(handle)}
+        good = ports.attach(connection, [instance for instance in handle if not instance.fault])
+        by_uuid = {instance.uuid: instance for instance in good}
+        return {"instances": to_wire([by_uuid.get(instance.uuid, instance) for instance in handle])}
+
+    def _present(self, connection: Connection, instance: Instance) -> Instance:
+        if instance.fault:
+            return instance
+        if instance.vm_state == VmState.BUILDING:
+            instance = instance.with_(task_state=TaskState.NETWORKING)
+            instances.save(connection, instance, now())
+        try:
+            with connection.begin_nested():
+                made = networking.allocate(connection, instance)
+        except BarestackError as error:
+            return instance.with_(fault=Fault("port", None, str(error), error.code))
+        for effect, target, what in made:
+            self.effects.note(effect, target, after=pretty(what))
+        return instance
+
+    def _absent(self, connection: Connection, instance: Instance) -> Instance:
+        if instance.stuck:
+            return instance
+        for effect, target in networking.deallocate(connection, instance):
+            self.effects.note(effect, target, before="allocated\n")
+        return instance
+
+
+PHASE = PortRecord
+
+
+def main() -> None:
+    """Ansible's entry."""
+    run_module(PHASE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: schedule
+short_description: Choose a host for each server and claim its resources
+version_added: 0.1.0
+description:
+  - Does what nova-scheduler and placement do. Filters and weighers run over the recorded hosts, and the claim is written in
+    the transaction that checked the capacity.
+  - A server that already holds a claim keeps its host. A server that no host can take gets a fault that says which
+    filter removed which host, with the values compared.
+options:
+  instances:
+    description: The handle.
+    type: list
+    elements: dict
+    required: true
+  state:
+    description: V(present) chooses and claims, V(absent) gives the claims back.
+    type: str
+    choices: [present, absent]
+    default: present
+  service_down_time:
+    description: Seconds without a heartbeat after which a host counts as down.
+    type: float
+    default: 600
+  weight_multipliers:
+    description: Weigher name to multiplier, for those that differ from Nova's defaults.
+    type: dict
+    default: {}
+extends_documentation_fragment:
+  - barestack.kvm.control_phase
+attributes:
+  check_mode:
+    description: Computes in a transaction that is rolled back.
+    support: full
+author:
+  - barestack.kvm contributors (@barestack)
+"""
+
+EXAMPLES = r"""
+- name: Schedule
+  barestack.kvm.schedule:
+    token: "{{ token.token }}"
+    catalog: "{{ catalog }}"
+    instances: "{{ instance.instances }}"
+  register: schedule
+"""
+
+RETURN = r"""
+instances:
+  description: The handle, each server with its C(host).
+  returned: always
+  type: list
+  elements: dict
+hosts:
+  description: The hosts that have servers of this handle.
+  returned: always
+  type: list
+  elements: str
+decisions:
+  description: For each server that was placed now, the hosts that entered, what removed which, and the weights.
+  returned: always
+  type: dict
+why:
+  description: The same, short, for people.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from typing import Any  # noqa: E402
+
+from sqlalchemy import Connection  # noqa: E402
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control import placement  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (  # noqa: E402
+    compute_nodes,
+    instances,
+)
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import decide, explain  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+
+
+class Schedule(ControlPhase):
+    """Place what has no claim yet."""
+
+    name = "schedule"
+    argument_spec = {
+        "instances": {"type": "list", "elements": "dict", "required": True},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "service_down_time": {"type": "float", "default": 600},
+        "weight_multipliers": {"type": "dict", "default": {}},
+    }
+
+    def work(self, connection: Connection) -> dict[str, Any]:
+        """Dispatch by state."""
+        handle = self.handle(connection)
+        if self.params["state"] == "absent":
+            return self._absent(connection, handle)
+        return self._present(connection, handle)
+
+    def _absent(self, connection: Connection, handle: list[Instance]) -> dict[str, Any]:
+        for instance in handle:
+            if not instance.stuck and compute_nodes.release(connection, instance.uuid):
+                self.effects.note("allocation.claim", instance.name, before=f"on {instance.host}\n")
+        return {"instances": to_wire(handle), "decisions": {}, "why": []}
+
+    def _present(self, connection: Connection, handle: list[Instance]) -> dict[str, Any]:
+        kept = compute_nodes.claims(connection, [instance.uuid for instance in handle])
+        wanting = [i for i in handle if i.uuid not in kept and not i.fault]
+        chosen, decisions = self._choose(connection, wanting) if wanting else ({}, [])
+        reasons = {decision.instance_uuid: explain.text(decision) for decision in decisions if not decision.host}
+        why = []
+        for decision in decisions:
+            name = next(instance.name for instance in wanting if instance.uuid == decision.instance_uuid)
+            table = explain.table(decision)
+            why.extend([f"{name}:", *(f"  {line}" for line in table)])
+            if decision.host:
+                after = f"{decision.host}\n" + "".join(f"{line}\n" for line in table)
+                self.effects.note("allocation.claim", name, after=after)
+        result = [self._placed(connection, i, {**kept, **chosen}, reasons) for i in handle]
+        return {
+            "instances": to_wire(result),
+            "decisions": {decision.instance_uuid: explain.data(decision) for decision in decisions},
+            "why": why,
+        }
+
+    def _choose(self, connection: Connection, wanting: list[Instance]) -> tuple[dict[str, str], list[Any]]:
+        hosts = placement.load_hosts(
+            connection, Catalog.load(self.params["catalog"]), now(), self.params["service_down_time"]
+        )
+        specs = [placement.request_spec(connection, instance) for instance in wanting]
+        decisions = decide(hosts, specs, self.params["weight_multipliers"])
+        chosen = {decision.instance_uuid: decision.host for decision in decisions if decision.host}
+        compute_nodes.claim(connection, placement.claimed(specs, chosen))
+        return chosen, list(decisions)
+
+    def _placed(
+        self, connection: Connection, instance: Instance, hosts: dict[str, str], reasons: dict[str, str]
+    ) -> Instance:
+        if instance.uuid in reasons:
+            return instance.with_(fault=Fault("schedule", None, reasons[instance.uuid]))
+        host = hosts.get(instance.uuid, instance.host)
+        if host != instance.host:
+            instance = instance.with_(host=host)
+            instances.save(connection, instance, now())
+        return instance
+
+
+PHASE = Schedule
+
+
+def main() -> None:
+    """Ansible's entry."""
+    run_module(PHASE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: volume
+short_description: The records of servers' volumes
+version_added: 0.1.0
+description:
+  - Does Cinder's and Nova's part on the control host. The volumes of the handle's servers are placed on their hosts and
+    the task state becomes C(block_device_mapping); M(barestack.kvm.volume_attachment) then makes them on the host.
+options:
+  instances:
+    description: The handle.
+    type: list
+    elements: dict
+    required: true
+  state:
+    description:
+      - V(present) places the volumes.
+      - V(rolled_back) takes the volumes that a failed server brought itself off its host again.
+      - V(absent) drops a deleted server's mappings, and those volumes that go with it.
+    type: str
+    choices: [present, rolled_back, absent]
+    default: present
+extends_documentation_fragment:
+  - barestack.kvm.control_phase
+attributes:
+  check_mode:
+    description: Computes in a transaction that is rolled back.
+    support: full
+author:
+  - barestack.kvm contributors (@barestack)
+"""
+
+EXAMPLES = r"""
+- name: Volumes
+  barestack.kvm.volume:
+    token: "{{ token.token }}"
+    catalog: "{{ catalog }}"
+    instances: "{{ firewall.instances }}"
+"""
+
+RETURN = r"""
+instances:
+  description: The handle.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+from typing import Any  # noqa: E402
+
+from sqlalchemy import Connection  # noqa: E402
+
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, volumes  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (  # noqa: E402
+    Instance,
+    TaskState,
+    VmState,
+)
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+
+
+class Volume(ControlPhase):
+    """One method for each state."""
+
+    name = "volume"
+    argument_spec = {
+        "instances": {"type": "list", "elements": "dict", "required": True},
+        "state": {"type": "str", "choices": ["present", "rolled_back", "absent"], "default": "present"},
+    }
+
+    def work(self, connection: Connection) -> dict[str, Any]:
+        """Dispatch by state."""
+        act = getattr(self, f"_{self.params['state']}")
+        return {"instances": to_wire([act(connection, instance) for instance in self.handle(connection)])}
+
+    def _present(self, connection: Connection, instance: Instance) -> Instance:
+        if instance.fault or instance.vm_state != VmState.BUILDING:
+            return instance
+        instance = instance.with_(task_state=TaskState.BLOCK_DEVICE_MAPPING)
+        instances.save(connection, instance, now())
+        placed = [device.volume_id for device in instance.block_devices]
+        if placed and volumes.place(connection, placed, str(instance.host)):
+            names = ", ".join(device.volume_name for device in instance.block_devices)
+            self.effects.note("volume.record", instance.name, after=f"{names} on {instance.host}\n")
+        return instances.write_events(connection, instance)
+
+    def _rolled_back(self, connection: Connection, instance: Instance) -> Instance:
+        if not instance.stuck:
+            volumes.forget_host(connection, instance)
+        return instance
+
+    def _absent(self, connection: Connection, instance: Instance) -> Instance:
+        if not instance.stuck and volumes.release(connection, instance):
+            self.effects.note("volume.record", instance.name, before="attached\n")
+        return instance
+
+
+PHASE = Volume
+
+
+def main() -> None:
+    """Ansible's entry."""
+    run_module(PHASE)
+
+
+if __name__ == "__main__":
+    main()
