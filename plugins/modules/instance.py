@@ -184,7 +184,7 @@ class InstanceRecord(ControlPhase):
         for server in requested:
             instance = found.get(server.name)
             if instance is None:
-                instance = lifecycle.create(connection, self.identity, server, self._now)
+                instance = lifecycle.create(connection, catalog, self.identity, server, self._now)
                 self.effects.note("instance.record", instance.name, after=pretty(server.to_record()))
             elif instance.vm_state == VmState.ERROR:
                 instance = lifecycle.retry(instance)

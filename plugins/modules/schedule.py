@@ -31,7 +31,7 @@ options:
     type: float
     default: 600
   weight_multipliers:
-    description: Weigher name to multiplier, for those that differ from Nova's defaults.
+    description: C(ram_weight_multiplier) and the like, for those that differ from Nova's defaults.
     type: dict
     default: {}
 extends_documentation_fragment:
@@ -86,7 +86,9 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records impo
     compute_nodes,
     instances,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import decide, explain  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import explain  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decide import decide  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options  # noqa: E402
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance  # noqa: E402
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
@@ -120,7 +122,7 @@ class Schedule(ControlPhase):
         kept = compute_nodes.claims(connection, [instance.uuid for instance in handle])
         wanting = [i for i in handle if i.uuid not in kept and not i.fault]
         chosen, decisions = self._choose(connection, wanting) if wanting else ({}, [])
-        reasons = {decision.instance_uuid: explain.text(decision) for decision in decisions if not decision.host}
+        reasons = {decision.instance_uuid: decision.explain for decision in decisions if not decision.host}
         why = []
         for decision in decisions:
             name = next(instance.name for instance in wanting if instance.uuid == decision.instance_uuid)
@@ -141,7 +143,7 @@ class Schedule(ControlPhase):
             connection, Catalog.load(self.params["catalog"]), now(), self.params["service_down_time"]
         )
         specs = [placement.request_spec(connection, instance) for instance in wanting]
-        decisions = decide(hosts, specs, self.params["weight_multipliers"])
+        decisions = decide(hosts, specs, Options(multipliers=self.params["weight_multipliers"]))
         chosen = {decision.instance_uuid: decision.host for decision in decisions if decision.host}
         compute_nodes.claim(connection, placement.claimed(specs, chosen))
         return chosen, list(decisions)

@@ -101,6 +101,10 @@ class Catalog:
         """The host aggregate."""
         return _find("aggregate", name_or_id, self.aggregates)
 
+    def aggregates_of(self, host: str) -> tuple[Aggregate, ...]:
+        """The aggregates that a compute host is in."""
+        return tuple(item for item in self.aggregates if host in item.hosts)
+
     def networks_for(self, project_id: str) -> tuple[Network, ...]:
         """The networks that a project may use: the shared ones and its own."""
         return tuple(item for item in self.networks if self.network_owners.get(item.id, project_id) == project_id)

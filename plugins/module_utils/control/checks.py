@@ -90,7 +90,8 @@ class Checker:
         spec = self._spec[key]
         wanted = spec.get("type", "str")
         if not _fits(wanted, value):
-            problems.add(path, f"must be {_WANTED[wanted]}, not {say(value)}")
+            secret = spec.get("no_log", False)
+            problems.add(path, f"must be {_WANTED[wanted]}" if secret else f"must be {_WANTED[wanted]}, not {say(value)}")
         elif wanted == "list" and isinstance(value, list) and "elements" in spec and "options" not in spec:
             for index, item in enumerate(value):
                 if not _fits(spec["elements"], item):

@@ -124,9 +124,9 @@ def _first(
     for subnet in subnets:
         numbers = {_number(address) for address in taken.get(subnet.id, ())}
         for pool in pools(subnet):
-            window = list(itertools.islice(_free(pool, numbers), _WINDOW if rng else 1))
+            window = list(itertools.islice(_free(pool, numbers), 1 if rng is None else _WINDOW))
             if window:
-                return FixedIP(subnet.id, _text(rng.choice(window) if rng else window[0], subnet))
+                return FixedIP(subnet.id, _text(window[0] if rng is None else rng.choice(window), subnet))
     raise Conflict(f"No more IP addresses available on network {network.id}.")
 
 
@@ -158,9 +158,7 @@ def _requested(network: Network, taken: Mapping[str, AbstractSet[str]], requeste
     return FixedIP(subnet.id, str(address))
 
 
-def _subnet_of(
-    subnets: Iterable[Subnet], address: ipaddress.IPv4Address | ipaddress.IPv6Address
-) -> Subnet | None:
+def _subnet_of(subnets: Iterable[Subnet], address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Subnet | None:
     """The subnet that may hold the address; not as its network's own or broadcast address (check_subnet_ip)."""
     if getattr(address, "scope_id", None):
         return None

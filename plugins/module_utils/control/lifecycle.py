@@ -5,14 +5,18 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from sqlalchemy import Connection
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports, volumes
-from ansible_collections.barestack.kvm.plugins.module_utils.control.request import Requested, differences
+from ansible_collections.barestack.kvm.plugins.module_utils.control.request import (
+    Requested,
+    default_hostname,
+    differences,
+)
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import (
     Conflict,
     Forbidden,
@@ -68,13 +72,16 @@ def check_quota(connection: Connection, catalog: Catalog, identity: Identity, ne
             )
 
 
-def create(connection: Connection, identity: Identity, server: Requested, now: str) -> Instance:
+def create(
+    connection: Connection, catalog: Catalog, identity: Identity, server: Requested, now: str
+) -> Instance:
     """Insert a server's record, its volumes and its block device mappings."""
+    identifier = str(uuid.uuid4())
     instance = Instance(
         id=0,
-        uuid=str(uuid.uuid4()),
+        uuid=identifier,
         name=server.name,
-        hostname=server.hostname,
+        hostname=server.hostname or default_hostname(identifier),
         project_id=identity.project_id,
         project_name=identity.project_name,
         user_id=identity.user_id,
@@ -82,7 +89,7 @@ def create(connection: Connection, identity: Identity, server: Requested, now: s
         created_at=now,
         flavor=server.flavor,
         image=server.image,
-        networks=server.networks,
+        networks=tuple(_nic(connection, catalog, identity, server, nic) for nic in server.networks),
         security_groups=server.security_groups,
         description=server.description,
         key_name=server.key_name,
@@ -95,7 +102,6 @@ def create(connection: Connection, identity: Identity, server: Requested, now: s
         launch_index=server.launch_index,
         block_devices=tuple(_block_device(connection, identity, server, volume) for volume in server.volumes),
     )
-    _check_ports(connection, identity, server)
     instance = instances.create(connection, instance, server.to_record())
     volumes.create(connection, instance)
     instances.start_action(connection, instance, "create", identity.user_id, now)
@@ -132,14 +138,18 @@ def _block_device(connection: Connection, identity: Identity, server: Requested,
     )
 
 
-def _check_ports(connection: Connection, identity: Identity, server: Requested) -> None:
-    for nic in server.networks:
-        if nic.get("port"):
-            row = ports.find(connection, identity.project_id, nic["port"])
-            if row is None:
-                raise InvalidRequest(f"Server {server.name}: port {nic['port']!r} does not exist in this project.")
-            if row.device_id:
-                raise Conflict(f"Server {server.name}: Port {nic['port']} is still in use.")
+def _nic(
+    connection: Connection, catalog: Catalog, identity: Identity, server: Requested, nic: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The NIC with its network; one that names a port gets the port's network, and the port must be free."""
+    if not nic["port"]:
+        return dict(nic)
+    row = ports.find(connection, identity.project_id, nic["port"])
+    if row is None:
+        raise InvalidRequest(f"Server {server.name}: port {nic['port']!r} does not exist in this project.")
+    if row.device_id:
+        raise Conflict(f"Server {server.name}: Port {nic['port']} is still in use.")
+    return {**nic, "network": catalog.network(row.network_id)}
 
 
 def retry(instance: Instance) -> Instance:

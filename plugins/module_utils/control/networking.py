@@ -82,7 +82,7 @@ def _port(connection: Connection, instance: Instance, network: Network, nic: Map
 def new_port(connection: Connection, network: Network, *, fixed_ip: str | None = None, tag: str | None = None) -> Port:
     """A port with a free MAC and free addresses; not yet in the records."""
     addresses = ipam.choose_fixed_ips(network, ports.taken_addresses(connection, network.id), fixed_ip, _RANDOM)
-    mac = ipam.random_mac(ports.taken_macs(connection, network.id), rng=_RANDOM)
+    mac = ipam.random_mac(ports.taken_macs(connection, network.id), _RANDOM)
     return Port(str(uuid.uuid4()), network, mac, addresses, status=PortStatus.DOWN, tag=tag)
 
 
@@ -93,8 +93,8 @@ def _needs_dhcp_port(connection: Connection, network: Network, host: str) -> boo
 
 def _dhcp_port(connection: Connection, network: Network, instance: Instance) -> Any:
     taken = ports.taken_addresses(connection, network.id)
-    addresses = ipam.lowest_free(network, taken)
-    mac = ipam.random_mac(ports.taken_macs(connection, network.id), rng=_RANDOM)
+    addresses = ipam.choose_dhcp_fixed_ips(network, taken)
+    mac = ipam.random_mac(ports.taken_macs(connection, network.id), _RANDOM)
     server = DhcpPort(str(uuid.uuid4()), mac, addresses)
     port = Port(server.id, network, mac, addresses, port_security_enabled=False, status=PortStatus.ACTIVE)
     ports.create(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 from typing import Any, Mapping, Sequence
@@ -12,11 +13,14 @@ from sqlalchemy import Connection
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import request
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import (
+    DISK_GB,
+    Aggregate,
     HostState,
     Inventory,
-    RequestSpec,
 )
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
 
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
@@ -65,70 +69,57 @@ def load_hosts(connection: Connection, catalog: Catalog, now: str, down_time: fl
     """Every recorded host as the rules see it. A host whose heartbeat is older than ``down_time`` seconds is down."""
     held = compute_nodes.load(connection)
     work = compute_nodes.workload(connection)
-    result = []
-    for row in compute_nodes.rows(connection):
-        aggregates = catalog.aggregates_of(row.host)
-        zone = next((a.availability_zone for a in aggregates if a.availability_zone), "nova")
-        servers, building = work.get(row.host, (0, 0))
-        hypervisor = row.hypervisor
-        result.append(
-            HostState(
-                name=row.host,
-                availability_zone=zone,
-                aggregates=tuple(aggregates),
-                enabled=row.enabled,
-                disabled_reason=row.disabled_reason,
-                up=age(row.updated_at, now) <= down_time,
-                last_seen=row.updated_at,
-                inventories=held.get(row.host, {}),
-                supported_instances=tuple(tuple(item) for item in hypervisor["supported_instances"]),
-                hypervisor_type=hypervisor["hypervisor_type"],
-                hypervisor_version=hypervisor["hypervisor_version"],
-                cpu_info=hypervisor["cpu_info"],
-                machine_types=hypervisor["machine_types"],
-                num_instances=servers,
-                num_io_ops=building,
-                failed_builds=row.failed_builds,
-                disk_available_gb=hypervisor["disk_available_gb"],
-                stats={"firmware": hypervisor["firmware"]},
-            )
-        )
-    return result
+    return [
+        _host_state(row, held.get(row.host, {}), work.get(row.host, (0, 0)), catalog, age(row.updated_at, now) <= down_time)
+        for row in compute_nodes.rows(connection)
+    ]
 
 
-def resources(instance: Instance) -> dict[str, int]:
-    """What the server claims, as nova.scheduler.utils.resources_from_flavor: VCPU, MEMORY_MB, DISK_GB.
-
-    Its blank volumes lie on the same file system here, so they count as disk.
-    """
-    flavor = instance.flavor
-    disk = (flavor.disk or instance.image.min_disk) + flavor.ephemeral + math.ceil(flavor.swap / 1024)
-    blank = sum(device.size for device in instance.block_devices if device.source_type == "blank")
-    return {"VCPU": flavor.vcpus, "MEMORY_MB": flavor.ram, "DISK_GB": disk + blank}
-
-
-def request_spec(connection: Connection, instance: Instance) -> RequestSpec:
-    """What the scheduler is asked for one server. A volume that exists lies on one host, and the server goes there."""
-    zone, forced = _zone(instance.availability_zone)
-    existing = [device.volume_id for device in instance.block_devices if device.source_type == "volume"]
-    bound = volumes.hosts(connection, existing) if existing else set()
-    return RequestSpec(
-        instance_uuid=instance.uuid,
-        flavor=instance.flavor,
-        image=instance.image,
-        project_id=instance.project_id,
-        availability_zone=zone,
-        forced_host=forced,
-        volume_hosts=tuple(sorted(bound)),
-        scheduler_hints=instance.scheduler_hints,
-        resources=resources(instance),
+def _host_state(
+    row: Any, inventories: Mapping[str, Inventory], work: tuple[int, int], catalog: Catalog, up: bool
+) -> HostState:
+    hypervisor = row.hypervisor
+    servers, building = work
+    return HostState(
+        name=row.host,
+        aggregates=tuple(
+            Aggregate(item.name, item.metadata, item.availability_zone)
+            for item in catalog.aggregates
+            if row.host in item.hosts
+        ),
+        enabled=row.enabled,
+        disabled_reason=row.disabled_reason,
+        up=up,
+        last_seen=row.updated_at,
+        inventories=inventories,
+        supported_instances=tuple(tuple(item) for item in hypervisor["supported_instances"]),
+        hypervisor_type=hypervisor["hypervisor_type"],
+        hypervisor_version=hypervisor["hypervisor_version"],
+        cpu_info=hypervisor["cpu_info"],
+        machine_types=tuple(name for names in hypervisor["machine_types"].values() for name in names),
+        firmware_types=tuple("uefi" if name == "efi" else name for name in hypervisor["firmware"]),
+        num_instances=servers,
+        num_io_ops=building,
+        failed_builds=row.failed_builds,
+        disk_available_gb=hypervisor["disk_available_gb"],
+        stats=hypervisor,
     )
 
 
-def _zone(asked: str | None) -> tuple[str | None, str | None]:
-    """Nova's ``zone`` or ``zone:host``."""
-    zone, _, host = (asked or "").partition(":")
-    return zone or None, host or None
+def request_spec(connection: Connection, instance: Instance) -> RequestSpec:
+    """What the scheduler is asked for one server.
+
+    A volume that exists lies on one host, and the server goes there; blank volumes lie on the instances' file system
+    here, so they count as disk.
+    """
+    spec = request.request_spec(instance)
+    existing = [device.volume_id for device in instance.block_devices if device.source_type == "volume"]
+    blank = sum(device.size for device in instance.block_devices if device.source_type == "blank")
+    return dataclasses.replace(
+        spec,
+        volume_hosts=tuple(sorted(volumes.hosts(connection, existing))) if existing else (),
+        resources={**spec.resources, DISK_GB: spec.resources.get(DISK_GB, 0) + blank},
+    )
 
 
 def claimed(specs: Sequence[RequestSpec], chosen: Mapping[str, str]) -> dict[str, tuple[str, Mapping[str, int]]]:

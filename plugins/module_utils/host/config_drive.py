@@ -150,9 +150,7 @@ def write_iso(path: str, files: Mapping[str, bytes]) -> None:
     iso.new(interchange_level=3, vol_ident=LABEL, joliet=3, rock_ridge="1.09")
     try:
         for directory in sorted({part for name in files for part in _parents(name)}):
-            iso.add_directory(
-                _iso_path(directory), rr_name=os.path.basename(directory), joliet_path=f"/{directory}"
-            )
+            iso.add_directory(_iso_path(directory), rr_name=os.path.basename(directory), joliet_path=f"/{directory}")
         for name, data in files.items():
             iso.add_fp(
                 io.BytesIO(data),

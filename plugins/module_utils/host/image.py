@@ -131,7 +131,8 @@ class ImageCache:
     def _ensure(self, image: Image) -> str:
         if image.disk_format not in image_format.DISK_FORMATS:
             raise InvalidRequest(
-                f"{_title(image)}: disk_format {image.disk_format!r} is not one of {', '.join(image_format.DISK_FORMATS)}"
+                f"{_title(image)}: disk_format {image.disk_format!r} is not one of "
+                f"{', '.join(image_format.DISK_FORMATS)}"
             )
         checksum = Checksum.of(image)
         base = self._paths.base(image.id)
@@ -177,8 +178,8 @@ def _require_origin(image: Image, checksum: Checksum, base: str) -> None:
     if (origin.get("checksum"), origin.get("disk_format")) != (str(checksum), image.disk_format):
         raise Conflict(
             f"{_title(image)}: the catalogue says {checksum} and {image.disk_format}, but the cached {base} is "
-            f"{origin.get('checksum', 'of unknown origin')} and {origin.get('disk_format', 'of unknown format')}: images "
-            f"do not change, so give the new content a new id, or remove the cached file when no server uses it"
+            f"{origin.get('checksum', 'of unknown origin')} and {origin.get('disk_format', 'of unknown format')}: "
+            f"images do not change, so give the new content a new id, or remove the cached file when no server uses it"
         )
 
 
@@ -229,7 +230,7 @@ def _require_harmless(image: Image, path: str) -> None:
     if elsewhere or (info.get("format"), info.get("virtual-size")) != (image.disk_format, size):
         raise InvalidRequest(
             f"{_title(image)} from {image.url} is refused: qemu-img sees {info.get('format')} of "
-            f"{info.get('virtual-size')} bytes with other files {elsewhere}, its header {image.disk_format} of {size} bytes"
+            f"{info.get('virtual-size')} bytes (other file: {elsewhere}), the header {image.disk_format} of {size}"
         )
 
 
@@ -322,7 +323,9 @@ class _Download:
                 replace_file(self._origin_path, json.dumps({**self._origin, "etag": stream.etag}))
             if stream.total is not None:
                 require_space(
-                    os.path.dirname(self._origin_path), stream.total - self._position, f"{_title(self._image)} in the cache"
+                    os.path.dirname(self._origin_path),
+                    stream.total - self._position,
+                    f"{_title(self._image)} in the cache",
                 )
             self._copy(stream)
         if stream.total is not None and self._position < stream.total:
@@ -403,8 +406,8 @@ class _Download:
             if error.code in _RETRIED_STATUS:
                 raise _Broken(f"HTTP {error.code} {error.reason}")
         raise HostError(
-            f"{_title(self._image)}: {self._image.url} answered HTTP {error.code} {error.reason}: correct its url, or put "
-            f"the image there"
+            f"{_title(self._image)}: {self._image.url} answered HTTP {error.code} {error.reason}: correct its url, or "
+            f"put the image there"
         )
 
 

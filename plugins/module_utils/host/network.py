@@ -12,9 +12,11 @@ import hashlib
 import ipaddress
 import os
 from dataclasses import dataclass
-from typing import Callable, ContextManager, Dict, Iterator, List, Mapping, Sequence, Tuple
+from functools import partial
+from typing import Callable, ContextManager, Dict, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host import netlink, nft, system
+from ansible_collections.barestack.kvm.plugins.module_utils.host.netlink import Link, Netlink
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, HostError, InvalidRequest
@@ -22,6 +24,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
 
 MASQUERADE = ("inet", "masquerade")
 """The chain of all networks' masquerade rules; each rule's comment is its network's id."""
+MASQUERADE_HOOK = "{ type nat hook postrouting priority srcnat; policy accept; }"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def masquerade_rules(network: Network, wanted: Plan) -> Tuple[str, ...]:
     )
 
 
-def host_lock(paths: Paths, check_mode: bool) -> ContextManager[None]:
+def host_lock(paths: Paths, check_mode: bool) -> ContextManager[object]:
     """One phase at a time changes the networks of this host; check mode waits for no one and leaves no file."""
     if check_mode:
         return contextlib.nullcontext()
@@ -91,44 +94,143 @@ class Bridges:
     def ensure(self, network: Network, port_ids: Sequence[str]) -> None:
         """Register the ports, and see to bridge, gateway and masquerade."""
         wanted = plan(network)
-        with host_lock(self._paths, self._effects.check_mode), netlink.Netlink() as socket:
+        with host_lock(self._paths, self._effects.check_mode), Netlink() as socket:
             if wanted.masquerade and not self._effects.check_mode and netlink.read_sysctl("net/ipv4/ip_forward") != "1":
                 raise HostError("net.ipv4.ip_forward is 0, must be 1: run playbooks/prepare_hosts.yml")
             links, addresses = socket.links(), socket.addresses()
             _refuse_overlap(network, wanted, links, addresses)
             self._register(network, port_ids)
-            self._bridge(socket, network, wanted, links.get(network.bridge))
-            link = links.get(network.bridge) or socket.links().get(network.bridge)
-            present = addresses.get(link.index, ()) if link else ()
-            self._gateways(socket, network, wanted, link, present)
+            found = links.get(network.bridge)
+            self._bridge(socket, network, wanted, found)
+            self._gateways(socket, network, wanted, addresses.get(found.index, ()) if found else ())
             self._masquerade(network, masquerade_rules(network, wanted))
 
     def release(self, network: Network, port_ids: Sequence[str]) -> None:
         """Take the ports off; with the last one, and no tap left on it, the bridge and all that came with it."""
         directory = self._paths.network_directory(network.id)
-        with host_lock(self._paths, self._effects.check_mode), netlink.Netlink() as socket:
+        with host_lock(self._paths, self._effects.check_mode), Netlink() as socket:
             registered = _listed(directory)
             for port_id in sorted(registered.intersection(port_ids)):
-                self._effects.apply("network.port", port_id, lambda path=f"{directory}/{port_id}": os.unlink(path))
+                gone = partial(os.unlink, f"{directory}/{port_id}")
+                self._effects.apply("network.port", port_id, gone, before=f"on {network.bridge}")
             links = socket.links()
             bridge = links.get(network.bridge)
-            taps = [link.name for link in links.values() if bridge and link.master == bridge.index]
-            if registered.difference(port_ids) or any(name.startswith("tap") for name in taps):
+            members = [link.name for link in links.values() if bridge and link.master == bridge.index]
+            if registered.difference(port_ids) or any(name.startswith("tap") for name in members):
                 return
             self._masquerade(network, ())
-            if bridge:
-                index = bridge.index
-                remove = lambda: socket.delete_link(network.bridge, index)  # noqa: E731
+            if bridge or os.path.isdir(directory):
+                remove = partial(_remove, socket, bridge, directory)
                 self._effects.apply("network.bridge", network.bridge, remove, before=_described(bridge))
-            if os.path.isdir(directory) and not self._effects.check_mode:
-                os.rmdir(directory)
 
     def _register(self, network: Network, port_ids: Sequence[str]) -> None:
         directory = self._paths.network_directory(network.id)
         for port_id in sorted(set(port_ids) - _listed(directory)):
-
-            def mark(path: str = f"{directory}/{port_id}") -> None:
-                os.makedirs(directory, mode=0o755, exist_ok=True)
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-
+            mark = partial(_touch, directory, port_id)
             self._effects.apply("network.port", port_id, mark, after=f"on {network.bridge}")
+
+    def _bridge(self, socket: Netlink, network: Network, wanted: Plan, found: Optional[Link]) -> None:
+        name, mac = network.bridge, bridge_mac(network.id)
+        if found and found.kind != "bridge":
+            raise Conflict(f"network {network.name}: link {name} is a {found.kind}, not a bridge: remove or rename it")
+        sysctls = _sysctls(name, wanted)
+        target = Link(found.index if found else 0, name, True, network.mtu, mac, None, "bridge", (0, 0, 0))
+        if found == target and all(netlink.read_sysctl(key) in (value, None) for key, value in sysctls.items()):
+            return
+
+        def make() -> None:
+            index = found.index if found else socket.create_bridge(name, mac)
+            if found and found.mac != mac:
+                socket.set_link(index, name, address=mac)
+            for key, value in sysctls.items():
+                netlink.write_sysctl(key, value)
+            socket.configure_bridge(index, name, network.mtu)
+
+        self._effects.apply("network.bridge", name, make, before=_described(found), after=_described(target))
+
+    def _gateways(self, socket: Netlink, network: Network, wanted: Plan, present: Tuple[str, ...]) -> None:
+        name = network.bridge
+        missing = [address for address in wanted.gateways if address not in present]
+        surplus = [address for address in present if address not in wanted.gateways]
+        if not missing and not surplus:
+            return
+
+        def change() -> None:
+            index = socket.links()[name].index
+            for address in missing:
+                socket.add_address(index, name, address)
+            for address in surplus:
+                socket.delete_address(index, name, address)
+
+        before, after = "\n".join(present), "\n".join(wanted.gateways)
+        self._effects.apply("network.gateway", name, change, before=before, after=after)
+
+    def _masquerade(self, network: Network, rules: Tuple[str, ...]) -> None:
+        """Make the rules whose comment is the network's id be these."""
+        loaded = nft.load()
+        chain = loaded.chains.get(MASQUERADE)
+        mine = [rule for rule in chain.rules if rule.comment == network.id] if chain else []
+        if not mine and not rules:
+            return
+        added = nft.declared({MASQUERADE: nft.WantedChain(rules, MASQUERADE_HOOK)})
+        if mine and rules and [rule.text for rule in mine] == nft.normalise("\n".join(added)).chains[MASQUERADE].texts:
+            return
+        if rules:
+            lines = [line for line in added if not line.startswith("flush ")]
+            lines += [f"delete rule inet {nft.TABLE} masquerade handle {rule.handle}" for rule in mine]
+        elif chain and len(mine) == len(chain.rules):
+            lines = nft.release(loaded, "inet", [MASQUERADE])
+        else:
+            lines = [f"delete rule inet {nft.TABLE} masquerade handle {rule.handle}" for rule in mine]
+        before, after = "\n".join(rule.text for rule in mine), "\n".join(rules)
+        commit = partial(nft.commit, "\n".join(lines))
+        self._effects.apply("network.masquerade", network.bridge, commit, before=before, after=after)
+
+
+def _refuse_overlap(
+    network: Network, wanted: Plan, links: Mapping[str, Link], addresses: Mapping[int, Tuple[str, ...]]
+) -> None:
+    """Two links of one host cannot hold the same subnet: its routes and connections would mix."""
+    mine = [ipaddress.ip_interface(address).network for address in wanted.gateways]
+    for link in links.values():
+        for address in addresses.get(link.index, ()) if link.name != network.bridge else ():
+            theirs = ipaddress.ip_interface(address).network
+            if any(theirs.version == net.version and net.overlaps(theirs) for net in mine):
+                raise Conflict(
+                    f"network {network.name} ({network.id}): its subnet overlaps with {address} on {link.name} of"
+                    " this host: give it another subnet, or one without a gateway"
+                )
+
+
+def _sysctls(bridge: str, wanted: Plan) -> Dict[str, str]:
+    root = f"net/ipv6/conf/{bridge}"
+    if any(":" in address for address in wanted.gateways):
+        return {f"{root}/disable_ipv6": "0", f"{root}/accept_ra": "0", f"{root}/autoconf": "0"}
+    return {f"{root}/disable_ipv6": "1"}
+
+
+def _described(link: Optional[Link]) -> str:
+    if link is None:
+        return ""
+    state = "up" if link.up else "down"
+    delay, stp, snooping = link.bridge if len(link.bridge) == 3 else (None, None, None)
+    return f"mtu {link.mtu} {state} mac {link.mac} forward_delay {delay} stp {stp} mcast_snooping {snooping}"
+
+
+def _listed(directory: str) -> Set[str]:
+    try:
+        return set(os.listdir(directory))
+    except FileNotFoundError:
+        return set()
+
+
+def _touch(directory: str, port_id: str) -> None:
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    os.close(os.open(f"{directory}/{port_id}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+
+def _remove(socket: Netlink, bridge: Optional[Link], directory: str) -> None:
+    if bridge:
+        socket.delete_link(bridge.name, bridge.index)
+    if os.path.isdir(directory):
+        os.removedirs(directory)

@@ -19,6 +19,8 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import 
 
 TABLE = "barestack"
 
+_HEADER: Tuple[str, ...] = ("type", "hook", "prio", "policy")
+
 ChainKey = Tuple[str, str]
 """(family, chain)."""
 
@@ -105,7 +107,7 @@ def _add(found: Ruleset, kind: str, value: Dict[str, Any]) -> None:
     if kind == "table":
         found.families.add(family)
     elif kind == "chain":
-        header = {key: value[key] for key in ("type", "hook", "prio", "policy") if key in value}
+        header: Dict[str, Any] = {key: value[key] for key in _HEADER if key in value}
         found.chains[family, value["name"]] = Chain(header)
     elif kind == "rule":
         text = json.dumps(_canonical(value["expr"]), sort_keys=True)
@@ -120,7 +122,8 @@ def _canonical(value: Any) -> Any:
     """Members of an anonymous set in one order; everything else as it is."""
     if isinstance(value, dict):
         return {
-            key: sorted(map(_canonical, item), key=json.dumps) if key == "set" and isinstance(item, list)
+            key: sorted(map(_canonical, item), key=json.dumps)
+            if key == "set" and isinstance(item, list)
             else _canonical(item)
             for key, item in value.items()
         }
@@ -135,7 +138,7 @@ def _element(item: Any) -> Tuple[str, str]:
 
 def _verdict(item: Any) -> Tuple[str, str]:
     key, verdict = item
-    (action, argument), = verdict.items()
+    ((action, argument),) = verdict.items()
     return _element(key)[0], argument["target"] if action == "goto" else action
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from typing import Any, Dict, Optional
 
@@ -83,7 +84,7 @@ class Volumes:
             if device.volume_type == VOLUME_TYPE and device.delete_on_termination:
                 path = self._paths.volume(require_uuid("volume", device.volume_id))
                 if os.path.lexists(path) or os.path.lexists(part_of(path)):
-                    self._effects.apply("volume.disk", path, lambda path=path: _delete(path), before=VOLUME_FORMAT)
+                    self._effects.apply("volume.disk", path, functools.partial(_delete, path), before=VOLUME_FORMAT)
 
 
 def connection_info(path: str) -> Dict[str, Any]:

@@ -31,6 +31,7 @@ EFFECTS: Dict[str, str] = {
     "host.daemon": "a libvirt daemon, where no init system starts it",
     "host.demo_image": "the demo image",
     # network
+    "network.port": "the port's mark on this host: its network's bridge goes with the last",
     "network.bridge": "the bridge brq<id> with its MTU and forwarding",
     "network.gateway": "the gateway's addresses on the bridge",
     "network.masquerade": "the masquerade rule of a local network",

@@ -12,7 +12,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler im
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decide import decide
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import HostState, Inventory
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec, resources
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image
 from hypothesis import given
@@ -32,7 +32,7 @@ def host(name, vcpus=16, ram=65536, disk=1000, **fields):
 
 def spec(uuid="u", vcpus=1, ram=1024, disk=10, **fields):
     flavor = Flavor("1", "f", vcpus, ram, disk, extra_specs=fields.pop("extra_specs", {}))
-    return RequestSpec(uuid, flavor, IMAGE, resources=resources(flavor, IMAGE), **fields)
+    return RequestSpec(uuid, flavor, IMAGE, resources={"VCPU": vcpus, "MEMORY_MB": ram, "DISK_GB": disk}, **fields)
 
 
 def one(hosts, request, options=None):
@@ -104,9 +104,9 @@ def test_no_host_says_which_filter_removed_which_host():
     decision = one(hosts, spec(ram=4096, availability_zone="nova"))
     assert (decision.host, decision.alternates, decision.weights) == (None, (), ())
     assert decision.explain == (
-        "No valid host was found: 3 hosts entered; ComputeFilter removed kvm02 (disabled: broken fan); AvailabilityZone "
-        "removed kvm03 (zone nova wanted, in az2); Capacity removed kvm07 (MEMORY_MB: 4096 wanted, 1780 free of "
-        "65536 x 1.0)"
+        "No valid host was found: 3 hosts entered; ComputeFilter removed kvm02 (disabled: broken fan); "
+        "AvailabilityZone removed kvm03 (zone nova wanted, in az2); "
+        "Capacity removed kvm07 (MEMORY_MB: 4096 wanted, 1780 free of 65536 x 1.0)"
     )
 
 
@@ -167,6 +167,10 @@ def test_enabled_filters_are_an_option_and_their_order_counts():
         (Options(enabled_filters=("RamFilter",)), "enabled_filters: there is no RamFilter; there are ComputeFilter"),
         (Options(weight_classes=("Ram",)), "weight_classes: there is no Ram; there are RAMWeigher"),
         (Options(multipliers={"ram": 1.0}), "multipliers: there is no ram; there are ram_weight_multiplier"),
+        (
+            Options(multipliers={"ram_weight_multiplier": "much"}),
+            "ram_weight_multiplier is 'much', which is not a number",
+        ),
     ],
 )
 def test_an_option_that_names_no_rule(options, message):

@@ -38,8 +38,8 @@ def reason(name, host, request, options=None, forced=False):
 
 def test_registry_names_each_filter_once_in_order():
     names = [item.name for item in FILTERS]
-    assert names[:3] == ["ComputeFilter", "AvailabilityZone", "Capacity"]
-    assert len(set(names)) == len(names) == 5
+    assert names[:4] == ["ComputeFilter", "AvailabilityZone", "VolumeLocality", "Capacity"]
+    assert len(set(names)) == len(names) == 6
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,6 @@ def test_a_forced_host_may_be_down_but_not_disabled():
         (HostState("h", availability_zone="az1"), "az1", None),
         (HostState("h", availability_zone="az1"), "nova", "zone nova wanted, in az1"),
         (HostState("h", aggregates=(Aggregate("ssd"), Aggregate("rack1", availability_zone="az1"))), "az1", None),
-        (HostState("h", aggregates=(Aggregate("rack1", {"availability_zone": "az1"}),)), "az1", None),
     ],
 )
 def test_availability_zone(host, zone, expected):
@@ -113,7 +112,7 @@ def test_capacity_is_placements_rule(inventory, wanted, expected):
 
 def test_capacity_names_every_class_that_is_short():
     host = HostState("h", inventories={"VCPU": Inventory(4, used=3), "MEMORY_MB": Inventory(9000)})
-    assert reason("Capacity", host, spec(resources=resources(FLAVOR, IMAGE))) == (
+    assert reason("Capacity", host, spec(resources={"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20})) == (
         "VCPU: 2 wanted, 1 free of 4 x 1.0 and DISK_GB: 20 wanted, the host has none"
     )
 
@@ -213,7 +212,7 @@ X86 = HostState(
     "h",
     supported_instances=(("x86_64", "kvm", "hvm"), ("i686", "qemu", "hvm")),
     hypervisor_version=7002000,
-    cpu_info={"maxphysaddr": {"bits": 46}},
+    cpu_info={"arch": "x86_64", "maxphysaddr": {"bits": 46}},
     machine_types=("pc", "q35"),
     firmware_types=("bios",),
 )
@@ -290,6 +289,21 @@ def test_resources_count_all_of_the_local_disk(disk, ephemeral, swap, min_disk, 
 
 
 @pytest.mark.parametrize(
+    ("volume_hosts", "expected"),
+    [
+        ((), None),
+        (("h",), None),
+        (("kvm02",), "volumes of the server lie on kvm02"),
+        (("h", "kvm02", "kvm03"), "volumes of the server lie on kvm02, kvm03"),
+    ],
+)
+def test_volume_locality(volume_hosts, expected):
+    request = spec(volume_hosts=volume_hosts)
+    assert reason("VolumeLocality", HostState("h"), request) == expected
+    assert reason("VolumeLocality", HostState("h"), request, forced=True) == expected
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         (None, (None, None)),
@@ -312,17 +326,18 @@ def test_a_zone_that_cannot_be_read(text):
 
 
 def test_request_spec_of_an_instance():
+    hints = {"group": "g", "_nova_check_type": ["rebuild"]}
     instance = Instance(
-        id=1, uuid="u", name="web", hostname="web", project_id="p", user_id="w", flavor=FLAVOR, image=IMAGE,
-        created_at="", availability_zone="az1:kvm02", scheduler_hints={"group": "g", "_nova_check_type": ["rebuild"]},
-    )  # fmt: skip
-    made = request_spec(instance, ignore_hosts=["kvm01"])
-    assert (made.instance_uuid, made.project_id, made.availability_zone, made.forced_host) == (
-        "u",
-        "p",
-        "az1",
-        "kvm02",
+        1, "u", "web", "web", "p", "w", FLAVOR, IMAGE, "", availability_zone="az1:kvm02", scheduler_hints=hints
     )
-    assert made.scheduler_hints == {"group": "g"}
-    assert made.ignore_hosts == ("kvm01",)
-    assert made.resources == {"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20}
+    assert request_spec(instance, ignore_hosts=["kvm01"]) == RequestSpec(
+        instance_uuid="u",
+        flavor=FLAVOR,
+        image=IMAGE,
+        project_id="p",
+        availability_zone="az1",
+        scheduler_hints={"group": "g"},
+        resources={"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20},
+        ignore_hosts=("kvm01",),
+        forced_host="kvm02",
+    )

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Iterator
 
 from alembic import command
 from alembic.config import Config
@@ -22,7 +24,21 @@ def upgrade(connection: Connection) -> None:
     """Upgrade through ``connection``, in one transaction that holds the database's lock."""
     config = configuration()
     config.attributes["connection"] = connection
-    with connection.begin():
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(7316208)"))
+    with _locked(connection), connection.begin():
         command.upgrade(config, "head")
+
+
+@contextlib.contextmanager
+def _locked(connection: Connection) -> Iterator[None]:
+    """PostgreSQL: a session's lock, taken before the transaction that migrates, or that would not see what the
+    holder before did. SQLite's BEGIN IMMEDIATE is lock enough."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    with connection.begin():
+        connection.execute(text("SELECT pg_advisory_lock(7316208)"))
+    try:
+        yield
+    finally:
+        with connection.begin():
+            connection.execute(text("SELECT pg_advisory_unlock(7316208)"))

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decision import Decision, Removal, Weight
@@ -18,22 +18,21 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.we
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 
 _Rule = TypeVar("_Rule", bound="type[Filter] | type[Weigher]")
+_DEFAULTS = Options()
 
-DEFAULT_OPTIONS = Options()
 
-
-def decide(
-    hosts: Sequence[HostState], specs: Iterable[RequestSpec], options: Options = DEFAULT_OPTIONS
-) -> list[Decision]:
+def decide(hosts: Sequence[HostState], specs: Iterable[RequestSpec], options: Options = _DEFAULTS) -> list[Decision]:
     """A decision for each server, in order. What one takes is gone for the next; nothing else remembers it.
 
     Hosts of equal weight keep the order they came in: give them in a fixed one. Each server is looked at with all the
     hosts; Nova does so between requests, and within one request lets a host that was filtered out never return, which
-    comes to the same as long as hosts only fill up. InvalidRequest where an option names no rule.
+    comes to the same as long as hosts only fill up.
+
+    InvalidRequest where an option names no rule.
     """
+    _check_multipliers(options)
     filters = [rule(options) for rule in _enabled("enabled_filters", FILTERS, options.enabled_filters)]
     weighers = [rule(options) for rule in _enabled("weight_classes", WEIGHERS, options.weight_classes)]
-    _check_multipliers(options.multipliers)
     states = {host.name: host for host in hosts}
     decisions = []
     for spec in specs:
@@ -102,8 +101,10 @@ def _enabled(option: str, rules: Sequence[_Rule], names: Sequence[str] | None) -
     return [by_name[name] for name in names]
 
 
-def _check_multipliers(multipliers: Mapping[str, float]) -> None:
+def _check_multipliers(options: Options) -> None:
     known = [weigher.multiplier_option for weigher in WEIGHERS]
-    unknown = [name for name in multipliers if name not in known]
-    if unknown:
-        raise InvalidRequest(f"multipliers: there is no {', '.join(unknown)}; there are {', '.join(known)}")
+    for name, value in options.multipliers.items():
+        if name not in known:
+            raise InvalidRequest(f"multipliers: there is no {name}; there are {', '.join(known)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidRequest(f"multipliers: {name} is {value!r}, which is not a number")

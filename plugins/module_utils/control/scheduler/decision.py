@@ -58,7 +58,7 @@ class Decision:
 
 
 def _removals(removed: Iterable[Removal]) -> Iterator[str]:
-    """``<filter> removed <host> (<reason>), ...`` for each filter, hosts of one reason together, at most ten of each."""
+    """``<filter> removed <host> (<reason>), ...`` for each filter; at most ten reasons, and ten hosts of a reason."""
     for name, group in itertools.groupby(removed, key=lambda removal: removal.filter):
         by_reason: dict[str, list[str]] = {}
         for removal in group:

@@ -13,14 +13,23 @@ def table(decision: Decision) -> list[str]:
     """One line a host: the chosen one, the others by their weight, then the removed ones with filter and reason."""
     rows = []
     for weight in decision.weights:
-        state = (
-            "chosen" if weight.host == decision.host else "alternate" if weight.host in decision.alternates else "fits"
-        )
         scores = ", ".join(f"{name} {score:.3f}" for name, score in weight.scores.items())
-        rows.append((weight.host, state, f"{weight.total:.3f} = {scores}" if scores else "the only one: not weighed"))
+        rows.append(
+            (
+                weight.host,
+                _state(decision, weight.host),
+                f"{weight.total:.3f} = {scores}" if scores else "the only one: not weighed",
+            )
+        )
     rows += [(host, "removed", f"{name}: {reason}") for host, name, reason in decision.removed]
     width = max((len(host) for host, _state, _why in rows), default=0)
     return [f"{host:<{width}}  {state:<9}  {why}" for host, state, why in rows]
+
+
+def _state(decision: Decision, host: str) -> str:
+    if host == decision.host:
+        return "chosen"
+    return "alternate" if host in decision.alternates else "fits"
 
 
 def data(decision: Decision) -> dict[str, Any]:

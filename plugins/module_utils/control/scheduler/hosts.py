@@ -22,16 +22,11 @@ DISK_GB = "DISK_GB"
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Nova's host aggregate. Its zone may also stand in the metadata, as Nova keeps it."""
+    """Nova's host aggregate."""
 
     name: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     availability_zone: str | None = None
-
-    @property
-    def zone(self) -> str | None:
-        """The availability zone that it makes, or None."""
-        return self.availability_zone or self.metadata.get("availability_zone")
 
 
 @dataclass(frozen=True)
@@ -107,6 +102,7 @@ class HostState:
     disk_available_gb: int | None = None
     """GiB that the host measured as free once every sparse disk is full: Nova's disk_available_least."""
     stats: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else it reports, for extra specs to ask for."""
 
     def inventory(self, resource_class: str) -> Inventory:
         """The inventory of this class; one of nothing where the host has none."""
@@ -120,7 +116,9 @@ class HostState:
     @functools.cached_property
     def zone(self) -> str | None:
         """The availability zone that it is in, or None for the default one."""
-        return self.availability_zone or next((item.zone for item in self.aggregates if item.zone), None)
+        return self.availability_zone or next(
+            (item.availability_zone for item in self.aggregates if item.availability_zone), None
+        )
 
     @property
     def free_ram_mb(self) -> int:

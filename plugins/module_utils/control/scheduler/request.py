@@ -29,12 +29,15 @@ class RequestSpec:
     """Hosts that are out from the start: where an earlier attempt failed."""
     forced_host: str | None = None
     """The only host that may do. The caller checks that its user is an admin, as Nova's policy does."""
+    volume_hosts: tuple[str, ...] = ()
+    """Where the existing volumes lie that the server attaches, each host once."""
 
 
 def request_spec(instance: Instance, ignore_hosts: Sequence[str] = ()) -> RequestSpec:
     """The request of a server in the handle. InvalidRequest where its availability_zone cannot be read.
 
-    Hints that start with ``_nova`` are Nova's own and are dropped, as its API does.
+    Hints that start with ``_nova`` are Nova's own and are dropped, as its API does. Volumes are for the caller, who
+    knows where they lie.
     """
     zone, forced_host = parse_availability_zone(instance.availability_zone)
     return RequestSpec(

@@ -64,7 +64,10 @@ class NovaPort:
 
 @dataclass(frozen=True)
 class NovaInstance:
-    """Nova's metadata: who the domain belongs to and what it was made from. Sizes: memory and swap in MiB, disks in GiB."""
+    """Nova's metadata: who the domain belongs to and what it was made from.
+
+    ``memory``, ``swap`` and ``min_ram`` in MiB; ``disk``, ``ephemeral`` and ``min_disk`` in GiB.
+    """
 
     name: str
     creation_time: str
@@ -153,9 +156,8 @@ class Os:
         os = _node("os", {"firmware": "efi" if uefi else None})
         os.append(_node("type", {"arch": self.arch, "machine": self.machine}, text="hvm"))
         if uefi:
-            wanted = _yes_no(bool(self.secure_boot))
-            os.append(_node("firmware", {}, _node("feature", {"enabled": wanted, "name": "secure-boot"})))
-            os.append(_node("loader", {"secure": wanted}))
+            feature = {"enabled": _yes_no(bool(self.secure_boot)), "name": "secure-boot"}
+            os.append(_node("firmware", {}, _node("feature", dict(feature))))
         os.extend([_node("boot", {"dev": device}) for device in self.boot_devices])
         if self.boot_menu:
             os.append(_node("bootmenu", {"enable": "yes"}))

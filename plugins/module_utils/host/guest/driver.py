@@ -142,8 +142,8 @@ class Hypervisor:
         mark = _mark(domain)
         if mark is None:
             raise Conflict(
-                f"domain {domain.name()} with uuid {uuid} exists and is not ours (it has no metadata of {OUR_NAMESPACE}): "
-                "it is left alone; remove it or give the server another id"
+                f"domain {domain.name()} with uuid {uuid} exists and is not ours (no metadata of {OUR_NAMESPACE}): "
+                "it is left alone; remove it, or give the server another id"
             )
         return digest_of(mark) or ""
 
@@ -155,6 +155,11 @@ class Hypervisor:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise _host_error(f"cannot look for domain {name}", error) from error
+
+    def is_active(self, uuid: str) -> bool:
+        """Whether the domain has a QEMU, in whatever state; false where there is no such domain."""
+        domain = self._find(uuid)
+        return domain is not None and _is_active(domain)
 
     def power_state(self, uuid: str) -> str:
         """One of PowerState; NotFound where there is no such domain."""
@@ -252,9 +257,12 @@ class Hypervisor:
         with _errors("cannot read capabilities"):
             return str(self._connection.getCapabilities())
 
-    def domain_capabilities(self, arch: str, machine: str, virt_type: str) -> str:
-        """libvirt's domain capabilities XML; it keeps QEMU's answers in a cache, so that only the first is slow."""
-        with _errors(f"cannot read domain capabilities of {arch} {machine} {virt_type}"):
+    def domain_capabilities(self, arch: str, virt_type: str, machine: Optional[str] = None) -> str:
+        """libvirt's domain capabilities XML; ``machine`` None is the arch's default.
+
+        libvirt keeps QEMU's answers in a cache, so that only the first is slow.
+        """
+        with _errors(f"cannot read domain capabilities of {arch} {machine or ''} {virt_type}"):
             return str(self._connection.getDomainCapabilities(None, arch, machine, virt_type, 0))
 
     def node(self) -> Tuple[str, int, int, int, int]:
@@ -306,7 +314,8 @@ class Hypervisor:
                 state = _power_state(domain)
                 raise Timeout(f"domain {domain.name()} ({uuid}) did not {verb} within {timeout:g} s: it is {state}")
             with self._event:
-                self._event.wait_for(lambda before=seen: self._events[uuid] != before, remaining)
+                if self._events[uuid] == seen:
+                    self._event.wait(remaining)  # woken by any domain's event: then look again, cheap enough
 
 
 def _open(uri: str) -> Any:

@@ -21,8 +21,8 @@ def resolve_virt_type(wanted: str, kvm_usable: bool) -> str:
 def facts(capabilities: str, domain_capabilities: str, virt_type: str) -> Dict[str, Any]:
     """``numa_cells``, ``cpu_info``, ``supported_instances``, ``machine_types`` and ``firmware`` of a host.
 
-    ``virt_type`` is resolved: kvm is not counted as supported where it is not what guests would use, since libvirt lists
-    it wherever a /dev/kvm exists.
+    ``virt_type`` is resolved: kvm is not counted as supported where it is not what guests would use, since libvirt
+    lists it wherever a /dev/kvm exists.
     """
     root = ET.fromstring(capabilities)  # noqa: S314 - libvirt's own answer
     guests = root.findall("./guest")

@@ -16,10 +16,14 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.fi
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters.image_properties import (
     ImagePropertiesFilter,
 )
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters.volume_locality import (
+    VolumeLocality,
+)
 
 FILTERS: tuple[type[Filter], ...] = (
     ComputeFilter,
     AvailabilityZone,
+    VolumeLocality,
     Capacity,
     ComputeCapabilitiesFilter,
     ImagePropertiesFilter,

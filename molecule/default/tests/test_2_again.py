@@ -1,0 +1,155 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Reruns, check mode, requests that are refused: nothing may change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Guest, play, sh, sql
+
+FRESH = {"name": "fresh", "flavor": "nano", "image": "demo", "network": "molecule-net"}
+
+
+def world() -> tuple[Any, ...]:
+    """All that a run could change, as the system tells it."""
+    tables = ("instances", "ports", "ip_allocations", "allocations", "volumes", "block_device_mappings", "instance_actions")
+    return (
+        sh("virsh", "-q", "list", "--all", "--uuid"),
+        sh("ip", "-o", "link").count("\n"),
+        sh("ip", "netns", "list"),
+        sh("nft", "-s", "list", "ruleset"),
+        sh("find", "/var/lib/libvirt/images/barestack", "/var/lib/barestack/dhcp", "-printf", "%p %i\n"),
+        [sql(f"SELECT * FROM {table}") for table in tables],  # noqa: S608 - names of ours
+    )
+
+
+def test_a_rerun_changes_nothing() -> None:
+    before = world()
+    again = play("boot_instance.yml")
+    assert (again.rc, again.changed) == (0, 0), again.output
+    assert world() == before
+
+
+def test_a_rerun_in_check_mode_changes_nothing() -> None:
+    before = world()
+    again = play("boot_instance.yml", "--check", "--diff")
+    assert (again.rc, again.changed) == (0, 0), again.output
+    assert world() == before
+
+
+def test_check_mode_shows_the_plan_of_a_fresh_request_and_touches_nothing() -> None:
+    before = world()
+    plan = play("boot_instance.yml", "--check", "--diff", instances=[FRESH])
+    assert plan.rc == 0, plan.output
+    assert plan.changed > 0
+    for shown in ("kvm-local", "10.171.0.", "fa:16:3e:", "<nova:name>fresh</nova:name>", "<domain type="):
+        assert shown in plan.output
+    assert world() == before
+
+
+def test_a_dead_guest_is_started_again(guests: dict[str, Guest]) -> None:
+    sh("virsh", "destroy", guests["web-2"].uuid)
+    again = play("boot_instance.yml")
+    assert again.rc == 0, again.output
+    assert again.changed > 0
+    assert sh("virsh", "domstate", guests["web-2"].uuid).strip() == "running"
+    assert play("boot_instance.yml").changed == 0
+
+
+def test_a_rule_that_was_removed_is_mended(guests: dict[str, Guest]) -> None:
+    sh("nft", "delete", "table", "bridge", "barestack")
+    assert play("boot_instance.yml").changed > 0
+    assert guests["web-1"].mac in sh("nft", "list", "table", "bridge", "barestack")
+    assert play("boot_instance.yml").changed == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({**FRESH, "name": "probe"}, "cannot be changed once a server is made"),
+        ({**FRESH, "flavor": "nana"}, "nano"),
+        ({**FRESH, "image": "nope"}, "demo"),
+        ({**FRESH, "network": "molecule"}, "molecule-net"),
+        ({**FRESH, "security_groups": ["pong"]}, "ping"),
+        ({**FRESH, "key_name": "k"}, "k"),
+        ({**FRESH, "count": 0}, "count"),
+        ({**FRESH, "count": 11}, "Quota exceeded for instances"),
+        ({**FRESH, "flavour": "nano"}, "flavour"),
+        ({**FRESH, "network": None, "nics": [{"net-name": "molecule-net", "fixed_ip": "10.171.0.20"}]}, "10.171.0.20"),
+        ({**FRESH, "network": None, "nics": [{"net-name": "molecule-net", "fixed_ip": "10.9.0.20"}]}, "10.9.0.20"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_request_that_cannot_be_met_says_why_and_leaves_nothing(request_: dict[str, Any], message: str) -> None:
+    wanted = {key: value for key, value in request_.items() if value is not None}
+    before = world()[:5]
+    refused = play("boot_instance.yml", instances=[wanted])
+    assert refused.rc != 0
+    assert message in refused.output
+    assert world()[:5] == before
+    play("playbooks/delete_instance.yml", names=["fresh"])
+
+
+@pytest.mark.parametrize(
+    ("auth", "message"),
+    [
+        ({"username": "tester", "password": "wrong", "project_name": "molecule"}, "401"),
+        ({"username": "nobody", "password": "molecule-only", "project_name": "molecule"}, "401"),
+        ({"username": "tester", "password": "molecule-only", "project_name": "elsewhere"}, "401"),
+    ],
+    ids=["password", "user", "project"],
+)
+def test_wrong_credentials_change_nothing(auth: dict[str, str], message: str) -> None:
+    before = world()
+    refused = play("playbooks/delete_instance.yml", auth=auth, names=["web-1"])
+    assert refused.rc != 0
+    assert message in refused.output
+    assert world() == before
+
+
+def test_another_projects_server_is_refused(guests: dict[str, Guest]) -> None:
+    stranger = {"username": "stranger", "password": "molecule-only", "project_name": "elsewhere"}
+    before = world()
+    for reference in ("web-1", guests["web-1"].uuid):
+        refused = play("playbooks/delete_instance.yml", auth=stranger, names=[reference])
+        assert refused.rc != 0
+        assert "belongs to another project" in refused.output
+    assert "web-1" not in play("playbooks/list_instances.yml", auth=stranger).output.split("Table")[1]
+    assert world() == before
+
+
+def test_secrets_are_not_shown() -> None:
+    loud = play("boot_instance.yml", "-vvv", "--diff")
+    assert loud.rc == 0
+    assert "molecule-only" not in loud.output
+    assert "gAAAAA" not in loud.output, "a token was shown"
+    assert "$argon2id$" not in loud.output
+
+
+def test_no_valid_host_says_why_and_the_others_go_on() -> None:
+    flavors = [
+        {"name": "nano", "vcpus": 1, "ram": 128, "disk": 1},
+        {"name": "huge", "vcpus": 1, "ram": 1048576, "disk": 1},
+    ]
+    projects = [{"name": "molecule", "quota": {"instances": 10, "cores": 20, "ram": 9999999}}, {"name": "elsewhere"}]
+    both = [{**FRESH, "name": "toobig", "flavor": "huge"}, {**FRESH, "name": "fits"}]
+    run = play("boot_instance.yml", instances=both, flavors=flavors, projects=projects)
+    assert run.rc != 0
+    assert "No valid host was found" in run.output
+    assert "MEMORY_MB: 1048576 wanted" in run.output
+    states = {row["name"]: row["vm_state"] for row in sql("SELECT name, vm_state FROM instances WHERE deleted = 0")}
+    assert (states["toobig"], states["fits"]) == ("ERROR", "ACTIVE")
+    table = play("playbooks/list_instances.yml").output
+    assert "toobig" in table
+    assert play("playbooks/delete_instance.yml", names=["toobig", "fits"]).rc == 0
+
+
+def test_the_number_of_module_calls_does_not_grow_with_the_servers() -> None:
+    one = play("boot_instance.yml", instances=[{**FRESH, "name": "calls"}])
+    many = play("boot_instance.yml", instances=[{**FRESH, "name": "calls", "count": 4}])
+    assert (one.rc, many.rc) == (0, 0), one.output + many.output
+    assert one.calls == many.calls > 10
+    names = ["calls", *(f"calls-{number}" for number in range(1, 5))]
+    assert play("playbooks/delete_instance.yml", names=names).rc == 0
