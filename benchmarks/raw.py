@@ -4,8 +4,8 @@
 
     raw.py up|down DIRECTORY
 
-DIRECTORY holds what ``run.py`` saved of the servers that barestack.kvm booted: for each one ``<uuid>.xml`` (its domain),
-``<uuid>.iso`` (its config drive) and ``overlays.json`` (path, backing file, its format, size in bytes, or null for no
+DIRECTORY holds what ``run.py`` saved of the servers that barestack.kvm booted: for each one ``<uuid>.xml`` (its
+domain), ``<uuid>.iso`` (its config drive) and ``overlays.json`` (path, backing file, its format, size in bytes, or null for no
 backing file). Prints nothing; its wall time is measured from outside, start of Python and imports included, as ours is.
 """
 

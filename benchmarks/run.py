@@ -140,11 +140,17 @@ def main() -> None:
     ours = (many["boot"] - one["boot"]) / further
     theirs = (many["raw"] - one["raw"]) / further
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {options.rounds} rounds, medians\n")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, "
+        f"{options.rounds} rounds, medians\n"
+    )
     print("| | barestack.kvm | raw libvirt | ratio | goal |")
     print("|---|---|---|---|---|")
     print(f"| one server | {one['boot']:.2f} s | {one['raw']:.2f} s | {one['boot'] / one['raw']:.2f} | 5 |")
-    print(f"| {options.servers} servers | {many['boot']:.2f} s | {many['raw']:.2f} s | {many['boot'] / many['raw']:.2f} | |")
+    print(
+        f"| {options.servers} servers | {many['boot']:.2f} s | {many['raw']:.2f} s "
+        f"| {many['boot'] / many['raw']:.2f} | |"
+    )
     print(f"| each further server | {ours:.3f} s | {theirs:.3f} s | {ours / theirs:.2f} | 1.25 |")
     print(f"| rerun of {options.servers} unchanged | {many['rerun']:.2f} s | | | 4 s |")
     print(f"| rerun of one unchanged | {one['rerun']:.2f} s | | | |")

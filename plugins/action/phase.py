@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """Runs a phase inside Ansible's worker when its host is this machine, and as an ordinary module elsewhere.
 
-``meta/runtime.yml`` routes every phase here. The phase's code, options and result are the same either way; what is
+Every phase's name is a link to this file. The phase's code, options and result are the same either way; what is
 saved is a new Python, its imports and the module's archive, some 0.2 s a phase, which is what the control
 host's phases and ``inventories/local`` would spend most of their time on.
 """

@@ -103,19 +103,13 @@ stale:
   elements: str
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-from sqlalchemy import Connection  # noqa: E402
-
-from ansible_collections.barestack.kvm.plugins.module_utils.control import placement  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import require  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
-
-_VOLATILE = ("disk_available_gb", "running_domains")
-"""What moves all the time and is no change of the host."""
+from ansible_collections.barestack.kvm.plugins.module_utils.control import placement
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
+from sqlalchemy import Connection
 
 
 class ComputeNode(ControlPhase):
@@ -125,21 +119,7 @@ class ComputeNode(ControlPhase):
     argument_spec = {
         "state": {"type": "str", "choices": ["present", "stale", "enabled", "disabled"], "default": "present"},
         "names": {"type": "list", "elements": "str", "default": []},
-        "hosts": {
-            "type": "list",
-            "elements": "dict",
-            "default": [],
-            "options": {
-                "name": {"type": "str", "required": True},
-                "hypervisor": {"type": "dict", "required": True},
-                "cpu_allocation_ratio": {"type": "float", "default": 4.0},
-                "ram_allocation_ratio": {"type": "float", "default": 1.0},
-                "disk_allocation_ratio": {"type": "float", "default": 1.0},
-                "reserved_host_cpus": {"type": "int", "default": 0},
-                "reserved_host_memory_mb": {"type": "int", "default": 512},
-                "reserved_host_disk_mb": {"type": "int", "default": 0},
-            },
-        },
+        "hosts": {"type": "list", "elements": "dict", "default": [], "options": placement.REPORT_SPEC},
         "heartbeat_max_age": {"type": "float", "default": 300},
         "reason": {"type": "str", "default": ""},
     }
@@ -152,7 +132,7 @@ class ComputeNode(ControlPhase):
             for host in self.params["hosts"]:
                 self._record(connection, host)
             return {}
-        require(self.identity, "admin")
+        self.identity.require("admin")
         for name in self.params["names"]:
             self._enable(connection, name, self.params["state"] == "enabled")
         return {}
@@ -164,12 +144,7 @@ class ComputeNode(ControlPhase):
         return {"stale": [name for name in self.params["names"] if name not in fresh]}
 
     def _record(self, connection: Connection, host: dict[str, Any]) -> None:
-        known = {row.host: row.hypervisor for row in compute_nodes.rows(connection)}.get(host["name"])
-        held = compute_nodes.load(connection).get(host["name"], {})
-        before = _comparable(known, held)
-        wanted = placement.inventories(host["hypervisor"], host)
-        compute_nodes.save(connection, host["name"], host["hypervisor"], wanted, now())
-        after = _comparable(host["hypervisor"], wanted)
+        before, after = placement.record(connection, host, now())
         if before != after:
             self.effects.note("compute_node.record", host["name"], before=pretty(before), after=pretty(after))
 
@@ -179,14 +154,6 @@ class ComputeNode(ControlPhase):
         compute_nodes.set_enabled(connection, name, enabled, reason)
         if rows[name] != (enabled, reason):
             self.effects.note("compute_node.record", name, before=pretty(rows[name]), after=pretty((enabled, reason)))
-
-
-def _comparable(hypervisor: dict[str, Any] | None, inventories: dict[str, Any]) -> dict[str, Any]:
-    held = to_wire(inventories)
-    for inventory in held.values():
-        inventory.pop("used")
-    facts = {key: value for key, value in (hypervisor or {}).items() if key not in _VOLATILE}
-    return {"hypervisor": facts, "inventories": held}
 
 
 PHASE = ComputeNode

@@ -60,13 +60,13 @@ effects:
   sample: ["host.demo_image /var/lib/barestack/images/demo.qcow2"]
 """
 
-from pathlib import Path  # noqa: E402
-from typing import Any, ClassVar, Dict, Mapping  # noqa: E402
+from pathlib import Path
+from typing import Any, ClassVar, Dict, Mapping
 
-from ansible_collections.barestack.kvm.plugins.module_utils.host import demo_image  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.host.system import locked  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError, InvalidRequest  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, run_module  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.host import demo_image
+from ansible_collections.barestack.kvm.plugins.module_utils.host.system import locked
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError, InvalidRequest
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, run_module
 
 
 class DemoImage(Phase):

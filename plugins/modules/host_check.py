@@ -67,14 +67,14 @@ virt_type:
   sample: kvm
 """
 
-from typing import Any, ClassVar, Dict, List  # noqa: E402
+from typing import Any, ClassVar, Dict, List
 
-from ansible_collections.barestack.kvm.plugins.module_utils.host import preparation  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.driver import kvm_usable  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import resolve_virt_type  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, run_module  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.host import preparation
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.driver import kvm_usable
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import resolve_virt_type
+from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, run_module
 
 
 class HostCheck(Phase):

@@ -82,7 +82,7 @@ instances:
   returned: always
   type: list
   elements: dict
-failed:
+to_undo:
   description: For I(state=active), the servers that have to be rolled back.
   returned: when active
   type: list
@@ -104,30 +104,30 @@ missing:
   elements: str
 """
 
-from typing import Any, Sequence  # noqa: E402
+from typing import Any, Sequence
 
-from sqlalchemy import Connection  # noqa: E402
-
-from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, notify  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, notify
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (
     compute_nodes,
     instances,
     ports,
     volumes,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.control.request import parse  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.request import parse
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import parse_availability_zone
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Instance,
     PortStatus,
     PowerState,
     TaskState,
     VmState,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
+from sqlalchemy import Connection
 
 
 class InstanceRecord(ControlPhase):
@@ -175,6 +175,8 @@ class InstanceRecord(ControlPhase):
         catalog = Catalog.load(self.params["catalog"])
         requested = parse(self.params["requests"], catalog, self.identity)
         rows = instances.in_project(connection, self.identity.project_id, [server.name for server in requested])
+        if any(parse_availability_zone(server.availability_zone)[1] for server in requested):
+            self.identity.require("admin")  # as Nova's policy for zone:host
         lifecycle.check_existing(requested, rows)
         lifecycle.check_quota(
             connection, catalog, self.identity, [server for server in requested if server.name not in rows]
@@ -208,7 +210,7 @@ class InstanceRecord(ControlPhase):
         handle = [self._finish(connection, instance) for instance in self.handle(connection)]
         failed = [i for i in handle if i.fault and i.vm_state == VmState.BUILDING]
         waiting = sorted({str(i.host) for i in handle if i.wait_for and not i.fault})
-        return {"instances": to_wire(handle), "failed": to_wire(failed), "waiting": waiting}
+        return {"instances": to_wire(handle), "to_undo": to_wire(failed), "waiting": waiting}
 
     def _finish(self, connection: Connection, instance: Instance) -> Instance:
         if instance.fault or (instance.vm_state == VmState.ACTIVE and instance.power_state == PowerState.RUNNING):

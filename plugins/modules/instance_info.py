@@ -53,17 +53,15 @@ table:
   elements: str
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-from sqlalchemy import Connection  # noqa: E402
-
-from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, report  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import require  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import NotFound  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, report
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import NotFound
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
+from sqlalchemy import Connection
 
 
 class InstanceInfo(ControlPhase):
@@ -79,7 +77,7 @@ class InstanceInfo(ControlPhase):
     def work(self, connection: Connection) -> dict[str, Any]:
         """Load and lay out."""
         if self.params["all_projects"]:
-            require(self.identity, "admin")
+            self.identity.require("admin")
         if self.params["names"]:
             rows, missing = lifecycle.resolve(connection, self.identity, self.params["names"])
             if missing:

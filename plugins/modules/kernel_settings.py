@@ -55,10 +55,10 @@ effects:
   sample: ["host.sysctl net.ipv4.ip_forward"]
 """
 
-from typing import Any, ClassVar, Dict  # noqa: E402
+from typing import Any, ClassVar, Dict
 
-from ansible_collections.barestack.kvm.plugins.module_utils.host.preparation import KernelSettings  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, run_module  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.host.preparation import KernelSettings
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, run_module
 
 
 class KernelSettingsPhase(Phase):

@@ -52,22 +52,21 @@ instances:
   elements: dict
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-from sqlalchemy import Connection  # noqa: E402
-
-from ansible_collections.barestack.kvm.plugins.module_utils.control import networking  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control import networking
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Fault,
     Instance,
     TaskState,
     VmState,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
+from sqlalchemy import Connection
 
 
 class PortRecord(ControlPhase):

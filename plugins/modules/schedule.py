@@ -26,6 +26,44 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  reports:
+    description: What M(barestack.kvm.compute_node) was given in this run; only check mode needs it.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The host's name in Ansible's inventory.
+        type: str
+        required: true
+      hypervisor:
+        description: What M(barestack.kvm.hypervisor_info) returned.
+        type: dict
+        required: true
+      cpu_allocation_ratio:
+        description: Virtual CPUs given out for each physical one.
+        type: float
+        default: 4.0
+      ram_allocation_ratio:
+        description: Memory given out for each MiB there is.
+        type: float
+        default: 1.0
+      disk_allocation_ratio:
+        description: Disk given out for each GiB there is.
+        type: float
+        default: 1.0
+      reserved_host_cpus:
+        description: CPUs kept for the host.
+        type: int
+        default: 0
+      reserved_host_memory_mb:
+        description: MiB kept for the host.
+        type: int
+        default: 512
+      reserved_host_disk_mb:
+        description: MiB of disk kept for the host.
+        type: int
+        default: 0
   service_down_time:
     description: Seconds without a heartbeat after which a host counts as down.
     type: float
@@ -75,23 +113,22 @@ why:
   elements: str
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-from sqlalchemy import Connection  # noqa: E402
-
-from ansible_collections.barestack.kvm.plugins.module_utils.control import placement  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control import placement
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (
     compute_nodes,
     instances,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import explain  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decide import decide  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import explain
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decide import decide
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
+from sqlalchemy import Connection
 
 
 class Schedule(ControlPhase):
@@ -101,6 +138,7 @@ class Schedule(ControlPhase):
     argument_spec = {
         "instances": {"type": "list", "elements": "dict", "required": True},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "reports": {"type": "list", "elements": "dict", "default": [], "options": placement.REPORT_SPEC},
         "service_down_time": {"type": "float", "default": 600},
         "weight_multipliers": {"type": "dict", "default": {}},
     }
@@ -119,6 +157,9 @@ class Schedule(ControlPhase):
         return {"instances": to_wire(handle), "decisions": {}, "why": []}
 
     def _present(self, connection: Connection, handle: list[Instance]) -> dict[str, Any]:
+        if self.check_mode:  # compute_node wrote them in a transaction that was rolled back
+            for report in self.params["reports"]:
+                placement.record(connection, report, now())
         kept = compute_nodes.claims(connection, [instance.uuid for instance in handle])
         wanting = [i for i in handle if i.uuid not in kept and not i.fault]
         chosen, decisions = self._choose(connection, wanting) if wanting else ({}, [])

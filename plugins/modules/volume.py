@@ -53,19 +53,18 @@ instances:
   elements: dict
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-from sqlalchemy import Connection  # noqa: E402
-
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, volumes  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Instance,
     TaskState,
     VmState,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire  # noqa: E402
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module  # noqa: E402
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
+from sqlalchemy import Connection
 
 
 class Volume(ControlPhase):

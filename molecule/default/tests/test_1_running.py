@@ -106,7 +106,9 @@ def test_a_login_prompt_appears(guests: Guests) -> None:
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_root_disk_is_an_overlay_of_the_cached_image(guests: Guests, name: str) -> None:
     info = json.loads(sh("qemu-img", "info", "-U", "--output=json", guests[name].disks()["vda"]))
-    image = sql("SELECT json_extract(spec, '$.image.id') AS id FROM instances WHERE uuid = ?", guests[name].uuid)[0]["id"]
+    image = sql("SELECT json_extract(spec, '$.image.id') AS id FROM instances WHERE uuid = ?", guests[name].uuid)[0][
+        "id"
+    ]
     assert info["format"] == "qcow2"
     assert info["virtual-size"] == 1 << 30
     assert Path(info["backing-filename"]).name == hashlib.sha1(image.encode()).hexdigest()  # noqa: S324 - Nova's name
@@ -115,7 +117,8 @@ def test_the_root_disk_is_an_overlay_of_the_cached_image(guests: Guests, name: s
 def test_the_volume_is_the_second_disk_with_its_id_as_serial(guests: Guests) -> None:
     guest = guests["web-1"]
     volume = sql(
-        "SELECT v.* FROM volumes v JOIN block_device_mappings b ON b.volume_id = v.id WHERE b.instance_uuid = ?", guest.uuid
+        "SELECT v.* FROM volumes v JOIN block_device_mappings b ON b.volume_id = v.id WHERE b.instance_uuid = ?",
+        guest.uuid,
     )[0]
     assert (volume["status"], volume["size"]) == ("in-use", 1)
     assert guest.disks()["vdb"].endswith(f"volume-{volume['id']}")
@@ -140,7 +143,7 @@ def test_spoofed_addresses_do_not_get_through(guests: Guests) -> None:
     assert probe.said(r"spoofed_address=(\S+)") == "blocked"
     assert probe.said(r"spoofed_mac=(\S+)") == "blocked"
     neighbours = sh("ip", "neigh", "show", "dev", probe.bridge)
-    assert "10.171.0.66" not in [line.split()[0] for line in neighbours.splitlines() if "lladdr" in line]
+    assert "10.171.0.200" not in [line.split()[0] for line in neighbours.splitlines() if "lladdr" in line]
     assert "02:00:00:00:00:66" not in neighbours
 
 

@@ -175,7 +175,9 @@ def _read(data: Mapping[str, Any], sections: Sequence[str], problems: Problems) 
             path = labelled(f"{section}[{index}]", item)
             entry = _checker(section).check(item, path, problems)
             if entry is None:
-                problems.broken.update(str(item[key]) for key in ("name", "id") if isinstance(item, dict) and key in item)
+                problems.broken.update(
+                    str(item[key]) for key in ("name", "id") if isinstance(item, dict) and key in item
+                )
             else:
                 _identify(entry, section, path, problems)
                 entries[section].append((path, entry))

@@ -57,24 +57,27 @@ class Checker:
     """
 
     def __init__(self, spec: Spec) -> None:
-        flat = {key: {name: item for name, item in value.items() if name != "options"} for key, value in spec.items()}
+        flat = {
+            key: {name: item for name, item in value.items() if "options" not in value or name in ("type", "default")}
+            for key, value in spec.items()
+        }
         self._spec = spec
         self._validator = ArgumentSpecValidator(flat)
         self._nested = {key: Checker(value["options"]) for key, value in spec.items() if "options" in value}
         self._names = {alias: key for key, value in spec.items() for alias in (key, *value.get("aliases", ()))}
 
     def check(self, entry: Any, path: str, problems: Problems) -> dict[str, Any] | None:
-        """The entry with defaults filled in and types converted; None where anything is wrong with it."""
-        before = len(problems.lines)
+        """The entry with defaults filled in and types converted, without unknown keys; None where it is of no use."""
         if not isinstance(entry, Mapping):
             problems.add(path, f"must be a mapping with the keys {', '.join(self._spec)}, not {say(entry)}")
             return None
         given = {str(key): plain(value) for key, value in entry.items() if value is not None}
+        for key in [key for key in given if key not in self._names]:
+            problems.add(f"{path}.{key}", _unknown_key(key, self._spec))
+            del given[key]
+        before = len(problems.lines)
         for key, value in given.items():
-            if key in self._names:
-                self._check_type(self._names[key], value, f"{path}.{key}", problems)
-            else:
-                problems.add(f"{path}.{key}", _unknown_key(key, self._spec))
+            self._check_type(self._names[key], value, f"{path}.{key}", problems)
         self._check_aliases(given, path, problems)
         if len(problems.lines) > before:
             return None
@@ -91,7 +94,9 @@ class Checker:
         wanted = spec.get("type", "str")
         if not _fits(wanted, value):
             secret = spec.get("no_log", False)
-            problems.add(path, f"must be {_WANTED[wanted]}" if secret else f"must be {_WANTED[wanted]}, not {say(value)}")
+            problems.add(
+                path, f"must be {_WANTED[wanted]}" if secret else f"must be {_WANTED[wanted]}, not {say(value)}"
+            )
         elif wanted == "list" and isinstance(value, list) and "elements" in spec and "options" not in spec:
             for index, item in enumerate(value):
                 if not _fits(spec["elements"], item):
@@ -100,7 +105,7 @@ class Checker:
     def _check_aliases(self, given: Mapping[str, Any], path: str, problems: Problems) -> None:
         by_name: dict[str, list[str]] = {}
         for key in given:
-            by_name.setdefault(self._names.get(key, key), []).append(key)
+            by_name.setdefault(self._names[key], []).append(key)
         for keys in by_name.values():
             if len(keys) > 1:
                 problems.add(path, f"{' and '.join(sorted(keys))} are the same option: give one")
@@ -155,7 +160,10 @@ def say(value: Any) -> str:
 def labelled(path: str, entry: Any) -> str:
     """``flavors[2] (m1.tiny)`` where the entry has a name that can be shown."""
     name = entry.get("name") if isinstance(entry, Mapping) else None
-    return f"{path} ({name})" if isinstance(name, (str, int)) and 0 < len(str(name)) <= 255 else path
+    if isinstance(name, bool) or not isinstance(name, (str, int)) or not str(name).strip():
+        return path
+    shown = "".join(letter if letter.isprintable() else "?" for letter in str(name))
+    return f"{path} ({shown if len(shown) <= 64 else shown[:61] + '...'})"
 
 
 def plain(value: Any) -> Any:

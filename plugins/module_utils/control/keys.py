@@ -47,7 +47,7 @@ class KeyRepository:
 
     def age(self, now: float) -> float:
         """Seconds since the primary key was made primary."""
-        return now - os.stat(self._path(max(self._numbers()))).st_ctime
+        return now - os.stat(self._path(max(self._numbers()))).st_mtime
 
     def create(self) -> None:
         """Make a staged and a primary key if they are missing; finish what a crash interrupted."""
@@ -57,8 +57,7 @@ class KeyRepository:
         self._check(self.directory)
         with self._locked():
             if not self.usable():
-                self._stage()
-                os.rename(self._path(_STAGED), self._path(1))
+                self._promote()
             self._stage()
 
     def rotate(self, max_active_keys: int = 3) -> None:
@@ -82,6 +81,7 @@ class KeyRepository:
 
     def _promote(self) -> None:
         self._stage()
+        os.utime(self._path(_STAGED))  # a primary key's time is that of its promotion
         os.rename(self._path(_STAGED), self._path(max(self._numbers()) + 1))
         self._stage()
 

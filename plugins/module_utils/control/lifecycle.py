@@ -7,8 +7,6 @@ from __future__ import annotations
 import uuid
 from typing import Any, Mapping, Sequence
 
-from sqlalchemy import Connection
-
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports, volumes
@@ -30,6 +28,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
     TaskState,
     VmState,
 )
+from sqlalchemy import Connection
 
 
 def check_existing(requested: Sequence[Requested], rows: dict[str, Any]) -> None:
@@ -72,9 +71,7 @@ def check_quota(connection: Connection, catalog: Catalog, identity: Identity, ne
             )
 
 
-def create(
-    connection: Connection, catalog: Catalog, identity: Identity, server: Requested, now: str
-) -> Instance:
+def create(connection: Connection, catalog: Catalog, identity: Identity, server: Requested, now: str) -> Instance:
     """Insert a server's record, its volumes and its block device mappings."""
     identifier = str(uuid.uuid4())
     instance = Instance(

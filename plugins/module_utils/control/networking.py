@@ -8,8 +8,6 @@ import random
 import uuid
 from typing import Any, Mapping
 
-from sqlalchemy import Connection
-
 from ansible_collections.barestack.kvm.plugins.module_utils.control import ipam
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, InvalidRequest
@@ -21,6 +19,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
     PortStatus,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
+from sqlalchemy import Connection
 
 _RANDOM = random.SystemRandom()
 

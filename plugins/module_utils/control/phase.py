@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar, Mapping, Sequence
 
-from sqlalchemy import Connection, select
-
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records, instances
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import instances as instances_table
@@ -18,6 +16,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import 
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase
+from sqlalchemy import Connection, select
 
 
 class ControlPhase(Phase):
@@ -35,7 +34,7 @@ class ControlPhase(Phase):
 
     def run(self) -> dict[str, Any]:
         """Validate, work, and after the commit :meth:`committed`."""
-        self.identity = identify(self.params, self.role)
+        self.identity = identify(self.params, self.role, self.check_mode)
         result = Records(self.params["records_url"], self.check_mode).run(self._attempt)
         return result if self.check_mode else {**result, **self.committed()}
 

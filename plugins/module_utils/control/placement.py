@@ -9,8 +9,6 @@ import datetime
 import math
 from typing import Any, Mapping, Sequence
 
-from sqlalchemy import Connection
-
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import request
@@ -22,6 +20,23 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.ho
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
+from sqlalchemy import Connection
+
+REPORT_SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "hypervisor": {"type": "dict", "required": True},
+    "cpu_allocation_ratio": {"type": "float", "default": 4.0},
+    "ram_allocation_ratio": {"type": "float", "default": 1.0},
+    "disk_allocation_ratio": {"type": "float", "default": 1.0},
+    "reserved_host_cpus": {"type": "int", "default": 0},
+    "reserved_host_memory_mb": {"type": "int", "default": 512},
+    "reserved_host_disk_mb": {"type": "int", "default": 0},
+}
+"""A host's report with the inventory's settings for it; the defaults are Nova's."""
+
+_VOLATILE = ("disk_available_gb", "running_domains")
+"""What moves all the time and is no change of the host."""
 
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -65,12 +80,31 @@ def inventories(hypervisor: Mapping[str, Any], settings: Mapping[str, Any]) -> d
     }
 
 
+def record(connection: Connection, report: Mapping[str, Any], now: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write a host's report (as ``REPORT_SPEC``) and its heartbeat. Returns what was known and what is now known."""
+    name, hypervisor = report["name"], report["hypervisor"]
+    known = {row.host: row.hypervisor for row in compute_nodes.rows(connection)}.get(name)
+    held = compute_nodes.load(connection).get(name, {})
+    wanted = inventories(hypervisor, report)
+    compute_nodes.save(connection, name, hypervisor, wanted, now)
+    return _comparable(known or {}, held), _comparable(hypervisor, wanted)
+
+
+def _comparable(hypervisor: Mapping[str, Any], held: Mapping[str, Inventory]) -> dict[str, Any]:
+    return {
+        "hypervisor": {key: value for key, value in hypervisor.items() if key not in _VOLATILE},
+        "inventories": {name: to_wire(dataclasses.replace(inventory, used=0)) for name, inventory in held.items()},
+    }
+
+
 def load_hosts(connection: Connection, catalog: Catalog, now: str, down_time: float) -> list[HostState]:
     """Every recorded host as the rules see it. A host whose heartbeat is older than ``down_time`` seconds is down."""
     held = compute_nodes.load(connection)
     work = compute_nodes.workload(connection)
     return [
-        _host_state(row, held.get(row.host, {}), work.get(row.host, (0, 0)), catalog, age(row.updated_at, now) <= down_time)
+        _host_state(
+            row, held.get(row.host, {}), work.get(row.host, (0, 0)), catalog, age(row.updated_at, now) <= down_time
+        )
         for row in compute_nodes.rows(connection)
     ]
 

@@ -102,7 +102,9 @@ def _parse_one(item: Any, path: str, scope: _Scope) -> list[Requested]:
     check_name(entry["name"], path, problems)
     check_range(entry["count"], 1, MAX_COUNT, f"{path}.count", problems)
     if entry["count"] > 1 and len(entry["name"]) <= 255 < len(f"{entry['name']}-{entry['count']}"):
-        problems.add(f"{path}.name", f"is too long: {entry['name'][:20]}...-{entry['count']} must fit in 255 characters")
+        problems.add(
+            f"{path}.name", f"is too long: {entry['name'][:20]}...-{entry['count']} must fit in 255 characters"
+        )
     flavor, image = _flavor_and_image(entry, path, scope)
     nics = nics_of(entry, scope.catalog, (scope.project_id, scope.project_name), path, problems)
     check_multiple(nics, entry["count"], path, problems)
@@ -150,9 +152,7 @@ def _check_together(found: Sequence[tuple[str, Requested]], problems: Problems) 
         if server.name in names:
             problems.add(f"{path}.name", f"{server.name!r} is already asked for by {names[server.name]}")
         names.setdefault(server.name, path)
-    nics = [
-        (f"{path}.nics[{index}]", nic) for path, server in found for index, nic in enumerate(server.networks)
-    ]
+    nics = [(f"{path}.nics[{index}]", nic) for path, server in found for index, nic in enumerate(server.networks)]
     addresses = [(path, nic["network"], nic["fixed_ip"]) for path, nic in nics if nic["network"] and nic["fixed_ip"]]
     for network_id in {network.id for _, network, _ in addresses}:
         check_unique([(path, "fixed_ip", ip) for path, n, ip in addresses if n.id == network_id], problems)

@@ -80,7 +80,9 @@ _CLOUD = "belongs to the connection: who asks is said by auth of barestack.kvm.t
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("auto_ip", "auto_floating_ip", "public_ip", "floating_ips", "floating_ip_pools"), _FLOATING),
     **dict.fromkeys(("reuse_ips", "delete_fip", "delete_ips"), _FLOATING),
-    **dict.fromkeys(("boot_from_volume", "boot_volume", "root_volume", "volume_size", "terminate_volume"), _BOOT_VOLUME),
+    **dict.fromkeys(
+        ("boot_from_volume", "boot_volume", "root_volume", "volume_size", "terminate_volume"), _BOOT_VOLUME
+    ),
     **dict.fromkeys(("auth", "auth_type", "cloud", "region_name", "interface", "validate_certs", "ca_cert"), _CLOUD),
     "flavor_ram": "a flavor is not searched by its ram: name it with flavor",
     "flavor_include": "a flavor is not searched: name it with flavor",

@@ -60,7 +60,9 @@ def metadata(value: Any, path: str, problems: Problems) -> dict[str, str]:
         if not _METADATA_KEY.fullmatch(key):
             problems.add(path, f"key {key[:60]!r} must be 1 to 255 letters, digits, '-', '_', ':', '.', spaces")
         elif not isinstance(text, str):
-            problems.add(f"{path}.{key}", f"must be a string, not {say(text) if text is not None else 'null'}: quote it")
+            problems.add(
+                f"{path}.{key}", f"must be a string, not {say(text) if text is not None else 'null'}: quote it"
+            )
         elif len(text) > 255:
             problems.add(f"{path}.{key}", f"has {len(text)} characters, at most 255 are allowed")
     return dict(value)
@@ -123,7 +125,7 @@ def wait_for(value: Any, nics: Sequence[Mapping[str, Any]], path: str, problems:
     except re.error as error:
         problems.add(f"{path}.pattern", f"{pattern!r} is not a regular expression: {error}")
     networks = [nic["network"] for nic in nics]
-    if entry["condition"] == "lease" and networks and all(networks):
-        if not any(subnet.enable_dhcp for network in networks for subnet in network.subnets):
-            problems.add(path, "there would never be a lease: no subnet of the server's networks has enable_dhcp")
+    served = not networks or not all(networks) or any(s.enable_dhcp for network in networks for s in network.subnets)
+    if entry["condition"] == "lease" and not served:
+        problems.add(path, "there would never be a lease: no subnet of the server's networks has enable_dhcp")
     return WaitFor(entry["condition"], entry["timeout"], pattern if pattern is not None else WaitFor.pattern)

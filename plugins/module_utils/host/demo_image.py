@@ -3,7 +3,7 @@
 """The demo image: Debian's cloud kernel and a busybox userland on a disk that boots by itself, BIOS or UEFI.
 
 Everything comes from the distribution's packages, which are fetched and unpacked, never installed, and from the role's
-files for the guest. The same inputs give the same bytes: what could differ (times, owners, order, serial numbers) is fixed.
+files for the guest. The same inputs give the same bytes: times, owners, order and serial numbers are fixed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Package:
 
 
 def inputs() -> List[Package]:
-    """All packages of the image as apt's lists have them, the kernel's metapackage first; HostError where one is unknown."""
+    """The image's packages as apt's lists have them, the kernel's metapackage first; HostError where one is unknown."""
     return _candidates((KERNEL, *PACKAGES))
 
 
@@ -109,7 +109,7 @@ def is_built(path: Path, wanted: str) -> bool:
 
 
 def build(path: Path, packages: Sequence[Package], files: Mapping[str, str], wanted: str) -> None:
-    """Make the image beside ``path`` and put it in place: image, then ``.sha256``, then ``.json`` that says it is whole."""
+    """Make the image beside ``path``, then put it in place: ``.json``, which comes last, says that it is whole."""
     with tempfile.TemporaryDirectory(prefix=".demo-image-", dir=path.parent) as name:
         work = Path(name)
         system = work / "system"
@@ -134,7 +134,7 @@ def build(path: Path, packages: Sequence[Package], files: Mapping[str, str], wan
 
 
 def initramfs(system: Path, files: Mapping[str, str]) -> bytes:
-    """The gzipped cpio archive: busybox with all its names, the drivers, and the guest's own files; scripts can be run."""
+    """The gzipped cpio archive: busybox under all its names, the drivers, and the guest's own files."""
     busybox = system / "bin/busybox"
     archive = Archive()
     archive.add("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())

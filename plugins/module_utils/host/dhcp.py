@@ -43,7 +43,7 @@ class Servers:
             return
         if network.dhcp_port is None:
             raise InvalidRequest(
-                f"network {network.name} ({network.id}) has subnets with DHCP but no dhcp_port: run the port phase first"
+                f"network {network.name} ({network.id}) has DHCP subnets but no dhcp_port: run the port phase first"
             )
         with host_lock(self._paths, self._effects.check_mode):
             server = _Server(self._paths, self._effects, network)
@@ -268,13 +268,7 @@ def _set_up_inside(network: Network, port: DhcpPort) -> None:
         if link.mac != port.mac_address.lower():
             socket.set_link(link.index, name, address=port.mac_address)
         socket.set_link(link.index, name, mtu=network.mtu, state="up")
-        present = socket.addresses().get(link.index, ())
-        for address in wanted:
-            if address not in present:
-                socket.add_address(link.index, name, address)
-        for address in present:
-            if address not in wanted:
-                socket.delete_address(link.index, name, address)
+        socket.set_addresses(link.index, name, wanted)
 
 
 def _remove_files(directory: str) -> None:

@@ -181,7 +181,7 @@ def files(network: Network, current: Dict[str, str], entries: Sequence[Tuple[Por
 def without(
     current: Dict[str, str], ports: Sequence[Port], hosts: Sequence[str] = (), names: Sequence[str] = ()
 ) -> Dict[str, str]:
-    """``host`` and ``addn_hosts`` where of these ports (by MAC, or by their addresses) only the given lines are left."""
+    """``host`` and ``addn_hosts`` where these ports (by MAC or address) have only the given lines."""
     macs = {port.mac_address.lower() for port in ports}
     addresses = {fixed.ip_address for port in ports for fixed in port.fixed_ips}
     keys = {line: host_key(line) for line in current["host"].splitlines()}

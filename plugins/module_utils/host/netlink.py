@@ -19,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host import system
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
@@ -92,8 +92,9 @@ class Netlink:
     def configure_bridge(self, index: int, name: str, mtu: int) -> None:
         """Set what :meth:`create_bridge` set, and bring the bridge up with this MTU."""
         with self._explained(f"bridge {name} cannot be set up with MTU {mtu}"):
-            options = {"br_forward_delay": 0, "br_stp_state": 0, "br_mcast_snooping": 0}
-            self._socket.link("set", index=index, kind="bridge", **options)
+            # The kernel takes a forward delay of 0 only once STP is off.
+            self._socket.link("set", index=index, kind="bridge", br_stp_state=0, br_mcast_snooping=0)
+            self._socket.link("set", index=index, kind="bridge", br_forward_delay=0)
             self._socket.link("set", index=index, mtu=mtu, state="up")
 
     def create_veth(self, name: str, master: int, mtu: int, peer: Mapping[str, Any]) -> None:
@@ -112,7 +113,18 @@ class Netlink:
         with self._explained(f"link {name} cannot be removed", errno.ENODEV):
             self._socket.link("del", index=index)
 
-    def add_address(self, index: int, name: str, address: str) -> None:
+    def set_addresses(self, index: int, name: str, wanted: Sequence[str]) -> None:
+        """Make the link's addresses (``10.0.0.1/24``) these; IPv6 link-local ones are left alone."""
+        for address in self.addresses().get(index, ()):
+            if address not in wanted:
+                self._delete_address(index, name, address)
+        # With an address the kernel removes the others of its subnet that came after it, so look again.
+        present = self.addresses().get(index, ())
+        for address in wanted:
+            if address not in present:
+                self._add_address(index, name, address)
+
+    def _add_address(self, index: int, name: str, address: str) -> None:
         """Add ``10.0.0.1/24``; IPv6 ones without duplicate address detection, so that they serve at once."""
         interface = ipaddress.ip_interface(address)
         flags = {"flags": _IFA_F_NODAD} if interface.version == 6 else {}
@@ -121,7 +133,7 @@ class Netlink:
                 "add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen, **flags
             )
 
-    def delete_address(self, index: int, name: str, address: str) -> None:
+    def _delete_address(self, index: int, name: str, address: str) -> None:
         """Remove ``10.0.0.1/24``."""
         interface = ipaddress.ip_interface(address)
         with self._explained(f"address {address} cannot be removed from {name}", errno.EADDRNOTAVAIL):

@@ -22,7 +22,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, HostError, InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Network
 
-MASQUERADE = ("inet", "masquerade")
+MASQUERADE = ("inet", "postrouting_masquerade")
 """The chain of all networks' masquerade rules; each rule's comment is its network's id."""
 MASQUERADE_HOOK = "{ type nat hook postrouting priority srcnat; policy accept; }"
 
@@ -150,17 +150,11 @@ class Bridges:
 
     def _gateways(self, socket: Netlink, network: Network, wanted: Plan, present: Tuple[str, ...]) -> None:
         name = network.bridge
-        missing = [address for address in wanted.gateways if address not in present]
-        surplus = [address for address in present if address not in wanted.gateways]
-        if not missing and not surplus:
+        if sorted(present) == sorted(wanted.gateways):
             return
 
         def change() -> None:
-            index = socket.links()[name].index
-            for address in missing:
-                socket.add_address(index, name, address)
-            for address in surplus:
-                socket.delete_address(index, name, address)
+            socket.set_addresses(socket.links()[name].index, name, wanted.gateways)
 
         before, after = "\n".join(present), "\n".join(wanted.gateways)
         self._effects.apply("network.gateway", name, change, before=before, after=after)
@@ -177,11 +171,11 @@ class Bridges:
             return
         if rules:
             lines = [line for line in added if not line.startswith("flush ")]
-            lines += [f"delete rule inet {nft.TABLE} masquerade handle {rule.handle}" for rule in mine]
+            lines += [f"delete rule inet {nft.TABLE} {MASQUERADE[1]} handle {rule.handle}" for rule in mine]
         elif chain and len(mine) == len(chain.rules):
             lines = nft.release(loaded, "inet", [MASQUERADE])
         else:
-            lines = [f"delete rule inet {nft.TABLE} masquerade handle {rule.handle}" for rule in mine]
+            lines = [f"delete rule inet {nft.TABLE} {MASQUERADE[1]} handle {rule.handle}" for rule in mine]
         before, after = "\n".join(rule.text for rule in mine), "\n".join(rules)
         commit = partial(nft.commit, "\n".join(lines))
         self._effects.apply("network.masquerade", network.bridge, commit, before=before, after=after)

@@ -1,6 +1,6 @@
 # Copyright: barestack.kvm contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""What makes a machine a compute host beyond its packages: the kernel's settings, libvirt's daemons, and what it lacks."""
+"""What makes a machine a compute host besides packages: kernel settings, libvirt's daemons, and what it lacks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class KernelSettings:
             current = " ".join(read_file(_proc(key)).split())
             if current != value:
                 if not (current or loaded):
-                    raise HostError(f"this kernel has no setting {key}: modules {', '.join(self.modules)} did not bring it")
+                    raise HostError(
+                        f"this kernel has no setting {key}: modules {', '.join(self.modules)} did not bring it"
+                    )
                 effects.apply("host.sysctl", key, lambda: _write(key, value), before=f"{current}\n", after=f"{value}\n")  # noqa: B023
 
     def _load_modules(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import datetime
 import glob
 import os
 import re
@@ -21,6 +22,7 @@ from collections import deque
 from types import TracebackType
 from typing import Callable, Dict, List, Optional, Pattern, Set, Tuple, Type
 
+from ansible_collections.barestack.kvm.plugins.module_utils.host import dnsmasq
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.host.system import read_file
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError, InvalidRequest, Timeout
@@ -31,6 +33,8 @@ _CONTROL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
 _LONGEST_LINE = 65536
+_CLOCK_SKEW = 60.0
+"""Seconds by which the control host's clock, which says when a server was created, may be ahead of dnsmasq's."""
 _SSH_BACKOFF = (0.1, 2.0)
 """Seconds before the second try, and at most between two."""
 _SSH_TRY = 5.0
@@ -128,10 +132,11 @@ def wait(instance: Instance, wait_for: WaitFor, paths: Paths) -> None:
 def _lease(instance: Instance, wait_for: WaitFor, paths: Paths, deadline: float, state: _State) -> bool:
     """dnsmasq's lease for the first port that has an address to lease."""
     port, addresses = _leased_port(instance)
+    created = datetime.datetime.fromisoformat(instance.created_at.replace("Z", "+00:00")).timestamp()
     path = f"{paths.dhcp_directory(port.network.id)}/leases"
     with Watch(path) as watch:
         while True:
-            state.text = _lease_state(read_file(path), port.mac_address, addresses, time.time())
+            state.text = _lease_state(read_file(path), port.mac_address, addresses, created, time.time())
             if not state.text:
                 return True
             if not watch.wait(deadline):
@@ -150,25 +155,27 @@ def _leased_port(instance: Instance) -> Tuple[Port, Set[str]]:
     raise InvalidRequest(f"server {instance.name}: wait_for lease, but none of its ports has an IPv4 address from DHCP")
 
 
-def _lease_state(text: str, mac: str, addresses: Set[str], now: float) -> str:
+def _lease_state(text: str, mac: str, addresses: Set[str], created: float, now: float) -> str:
     """Empty where the guest with this MAC holds a lease of one of its addresses, else what there is instead.
 
-    Neutron's first lines of the file, written before anyone asked, expire at 0; a lease that has run out, and one that
-    another MAC holds on the same address, belong to an earlier guest.
+    Neutron's first lines of the file, written before anyone asked, expire at 0. A lease that has run out, that another
+    MAC holds on the same address, or that was taken before the server was ``created``, belongs to an earlier guest.
     """
     seen = "no entry in the leases file"
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) < 3 or not fields[0].isdigit() or fields[2] not in addresses:
+    for lease in dnsmasq.leases(text)[0]:
+        taken = lease.expiry - dnsmasq.LEASE_DURATION
+        if lease.address not in addresses:
             continue
-        if fields[1].lower() != mac.lower():
-            seen = f"{fields[2]} leased to {fields[1]}, not to {mac}"
-        elif int(fields[0]) > now:
-            return ""
-        elif int(fields[0]):
-            seen = f"a lease of {fields[2]} that ran out {now - int(fields[0]):.0f} s ago"
+        if lease.hardware != mac.lower():
+            seen = f"{lease.address} leased to {lease.hardware}, not to {mac}"
+        elif not lease.expiry:
+            seen = f"{lease.address} reserved, not yet asked for"
+        elif lease.expiry <= now:
+            seen = f"a lease of {lease.address} that ran out {now - lease.expiry:.0f} s ago"
+        elif taken < created - _CLOCK_SKEW:
+            seen = f"a lease of {lease.address} taken {created - taken:.0f} s before this server was created"
         else:
-            seen = f"{fields[2]} reserved, not yet asked for"
+            return ""
     return seen
 
 

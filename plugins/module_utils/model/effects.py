@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 EFFECTS: Dict[str, str] = {
     # control
+    "identity.keys": "the keys that sign tokens: created, rotated",
     "instance.record": "the instance's row and its block device mappings",
     "instance.state": "vm_state, task_state, power_state, fault, actions and events",
     "compute_node.record": "a host's inventories, capabilities and heartbeat",

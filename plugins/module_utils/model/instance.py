@@ -221,7 +221,7 @@ class BlockDevice:
     volume_name: str = ""
     volume_type: str = "directory"
     connection_info: Dict[str, Any] = field(default_factory=dict)
-    """What the host needs to open it: ``{"driver_volume_type": "local", "data": {"device_path": ..., "format": ...}}``."""
+    """What the host needs to open it: ``{"driver_volume_type": "local", "data": {"device_path":, "format":}}``."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """The records: what the system allocated. SQLAlchemy is imported here and nowhere else.
 
-``Records.run`` hands a connection to one function in one transaction. Everything that checks and then takes (a claim, an
-address, a name, the quota) does both in there: SQLite takes its write lock at BEGIN, PostgreSQL runs it SERIALIZABLE,
-and a conflict is tried again from the start.
+``Records.run`` hands a connection to one function in one transaction. Everything that checks and then takes (a claim,
+an address, a name, the quota) does both in there: SQLite takes its write lock at BEGIN, PostgreSQL runs it
+SERIALIZABLE, and a conflict is tried again from the start.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ import time
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError, InvalidRequest
 from sqlalchemy import Connection, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, StaticPool
 
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError, InvalidRequest
-
 T = TypeVar("T")
 
 DEFAULT_URL = "sqlite:////var/lib/barestack/control/records.db"
 HEAD = "0001"
-"""The newest migration; a test compares it with Alembic's own answer, which would cost 0.5 s to ask for in every phase."""
+"""The newest migration. A test compares it with Alembic's own answer, which would cost every phase 0.5 s."""
 
 _ATTEMPTS = 10
 _RETRIED = {"40001", "40P01", "57P01", "08006", "08003", "08000"}
@@ -70,7 +69,8 @@ class Records:
         if current != HEAD:
             if self._check_mode and self._engine.url.database:
                 raise BarestackError(
-                    f"The records ({self._engine.url!r}) are of version {current}, this is {HEAD}: a run without --check upgrades them."
+                    f"The records ({self._engine.url!r}) are of version {current}, this is {HEAD}: "
+                    "a run without --check upgrades them."
                 )
             from ansible_collections.barestack.kvm.plugins.module_utils.control.records import migrate
 

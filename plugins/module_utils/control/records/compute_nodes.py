@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
-
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import (
     allocations,
     compute_nodes,
@@ -17,6 +15,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records.sche
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import Inventory
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import NotFound
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import TaskState, VmState
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 
 def rows(connection: Connection) -> list[Row[Any]]:

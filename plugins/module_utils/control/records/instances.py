@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
-
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import (
     instance_action_events,
@@ -16,6 +14,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records.sche
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, VmState
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 _DYNAMIC = ("id", "vm_state", "task_state", "power_state", "host", "fault", "launched_at")
 """What the columns hold; everything else of a handle is the ``spec``, or comes from another table."""

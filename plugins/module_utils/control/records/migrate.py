@@ -1,6 +1,6 @@
 # Copyright: barestack.kvm contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Bring a database to the newest schema with Alembic. Two runs at once are safe: the second waits, then finds it done."""
+"""Bring a database to the newest schema with Alembic. Of two runs at once the second waits, then finds it done."""
 
 from __future__ import annotations
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Sequence
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
-
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import ip_allocations, ports
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     DhcpPort,
@@ -19,6 +17,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
     SecurityGroup,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
+from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 DHCP_OWNER = "network:dhcp"
 COMPUTE_OWNER = "compute:"
@@ -173,7 +172,10 @@ def set_status(connection: Connection, port_ids: Iterable[str], status: str) -> 
 
 
 def release(connection: Connection, uuid: str) -> list[tuple[str, str]]:
-    """Delete a server's ports with their addresses; unbind those that were made on their own. Returns (network id, host) of each that was there."""
+    """Delete a server's ports with their addresses, unbind those that were made on their own.
+
+    Returns (network id, host) of each that was there.
+    """
     rows = connection.execute(select(ports).where(ports.c.device_id == uuid)).fetchall()
     _drop(connection, [row.id for row in rows if not row.preserve])
     connection.execute(

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Sequence
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
-
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import (
     block_device_mappings,
     volumes,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import BlockDevice, Instance
+from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 _MAPPING = ("id", "source_type", "destination_type", "volume_id", "boot_index", "delete_on_termination")
 

@@ -171,8 +171,7 @@ class Hypervisor:
         try:
             domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         except libvirt.libvirtError as error:
-            invalid = error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID
-            if not (invalid and _power_state(domain) in (PowerState.PAUSED, PowerState.RUNNING)):
+            if not (_is_invalid(error) and _power_state(domain) in (PowerState.PAUSED, PowerState.RUNNING)):
                 raise _host_error(f"cannot start domain {domain.name()} ({uuid})", error) from error
 
     def resume(self, uuid: str, timeout: float) -> None:
@@ -184,8 +183,11 @@ class Hypervisor:
             return
         if state != PowerState.PAUSED:
             raise Conflict(f"cannot resume domain {domain.name()} ({uuid}): it is {state}, not {PowerState.PAUSED}")
-        with _errors(f"cannot resume domain {domain.name()} ({uuid})"):
+        try:
             domain.resume()
+        except libvirt.libvirtError as error:  # somebody else may have been faster
+            if not (_is_invalid(error) and _power_state(domain) == PowerState.RUNNING):
+                raise _host_error(f"cannot resume domain {domain.name()} ({uuid})", error) from error
         self._wait(domain, "run", lambda: _power_state(domain) == PowerState.RUNNING, timeout)
 
     def destroy(self, uuid: str, timeout: float = 60.0) -> None:
@@ -268,9 +270,11 @@ class Hypervisor:
     def node(self) -> Tuple[str, int, int, int, int]:
         """(host name, hypervisor version, libvirt version, CPUs online, memory in MiB)."""
         with _errors("cannot read the node's facts"):
-            info = self._connection.getInfo()
+            cpus = int(self._connection.getInfo()[2])
+            # getInfo's memory adds up the NUMA cells, which leave out memory that was plugged in later.
+            memory = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"] // 1024
             versions = self._connection.getVersion(), self._connection.getLibVersion()
-            return str(self._connection.getHostname()), versions[0], versions[1], int(info[2]), int(info[1])
+            return str(self._connection.getHostname()), versions[0], versions[1], cpus, int(memory)
 
     def _find(self, uuid: str) -> Optional[Any]:
         try:
@@ -374,6 +378,11 @@ def _is_active(domain: Any) -> bool:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return False
         raise _host_error(f"cannot read the state of domain {domain.name()}", error) from error
+
+
+def _is_invalid(error: Any) -> bool:
+    """Whether libvirt refused because the domain's state does not allow it."""
+    return bool(error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID)
 
 
 @contextlib.contextmanager

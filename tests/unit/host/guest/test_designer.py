@@ -148,7 +148,7 @@ def test_creation_time_is_utc(server: Instance) -> None:
 def test_any_name_makes_good_xml(server: Instance) -> None:
     xml = design(server.with_(name='<b a="&">\x00\ud800 ünï'), QEMU).render()
     xml.encode()
-    assert "&lt;b a=\"&amp;\"&gt;\ufffd\ufffd ünï" in xml
+    assert '&lt;b a="&amp;"&gt;\ufffd\ufffd ünï' in xml
 
 
 def test_many_disks_have_their_names(server: Instance) -> None:

@@ -1,0 +1,39 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Waits until the guest's taps are wired: Nova's wait_for_instance_event(network-vif-plugged), by link events."""
+
+from __future__ import annotations
+
+import time
+from typing import Mapping, Optional, Sequence
+
+from ansible_collections.barestack.kvm.plugins.module_utils.host.netlink import Link, LinkWatcher
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Timeout
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Port
+
+
+def missing(port: Port, links: Mapping[str, Link]) -> Optional[str]:
+    """What the port's tap lacks, in words; None where it is there, in its network's bridge, and up. Pure."""
+    tap, bridge = links.get(port.tap_device), links.get(port.network.bridge)
+    if tap is None:
+        return f"{port.tap_device} does not exist"
+    if bridge is None:
+        return f"{port.tap_device} exists, bridge {port.network.bridge} does not"
+    if tap.master != bridge.index:
+        master = next((link.name for link in links.values() if link.index == tap.master), "no bridge")
+        return f"{port.tap_device} is in {master}, not in {port.network.bridge}"
+    return None if tap.up else f"{port.tap_device} is in {port.network.bridge}, but down"
+
+
+def wait_plugged(watcher: LinkWatcher, ports: Sequence[Port], timeout: float) -> Mapping[str, str]:
+    """Wait up to ``timeout`` seconds for all the ports; returns what is still missing, by port id. Empty is well."""
+    deadline = time.monotonic() + timeout
+    links = watcher.wait(lambda found: not any(missing(port, found) for port in ports), deadline)
+    states = {port.id: missing(port, links) for port in ports}
+    return {port_id: state for port_id, state in states.items() if state}
+
+
+def timed_out(states: Mapping[str, str], timeout: float) -> Timeout:
+    """The error for ports that were not wired in time, with the last state seen of each."""
+    seen = "; ".join(f"port {port_id}: {state}" for port_id, state in states.items())
+    return Timeout(f"not plugged within {timeout:g} s: {seen}. Is the domain started?")

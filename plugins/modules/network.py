@@ -1,0 +1,102 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: network
+short_description: Bridge, gateway and masquerade of the instances' networks
+version_added: 0.1.0
+description:
+  - Makes the bridge C(brq<id>) of each network that the instances' ports are on, with the network's MTU, as
+    Neutron's Linux bridge agent did.
+  - A network of type C(local) gets its subnets' gateways on the bridge, and each of its IPv4 subnets is
+    masqueraded by a rule in the nftables table C(inet barestack).
+  - Each port is registered on the host. O(state=absent) takes it off; the bridge and all that came with it go
+    with the last one.
+  - A subnet that another link of the host already has is a conflict.
+extends_documentation_fragment:
+  - barestack.kvm.host_phase
+  - barestack.kvm.paths
+requirements:
+  - python3-pyroute2
+  - nft (nftables)
+  - The sysctl C(net.ipv4.ip_forward), which C(playbooks/prepare_hosts.yml) sets.
+author:
+  - barestack.kvm contributors (@barestack)
+"""
+
+EXAMPLES = r"""
+- name: Network
+  barestack.kvm.network:
+    instances: "{{ port.instances }}"
+  register: network
+
+- name: Take the ports off their networks
+  barestack.kvm.network:
+    instances: "{{ doomed.instances }}"
+    state: absent
+"""
+
+RETURN = r"""
+instances:
+  description:
+    - The handle, as it came. An instance that failed has a C(fault), or with O(state=absent) is C(stuck).
+  returned: success
+  type: list
+  elements: dict
+effects:
+  description: What was, or in check mode would be, carried out, each as C(effect target).
+  returned: success
+  type: list
+  elements: str
+  sample: ["network.port 6f3c2a6e-52a6-4c3e-8a0e-0d4d2f0c9a11", "network.bridge brq2d1c4f6a-9b", "network.gateway brq2d1c4f6a-9b"]
+"""
+
+from typing import Any, ClassVar, Dict, List
+
+from ansible_collections.barestack.kvm.plugins.module_utils.host.network import Bridges
+from ansible_collections.barestack.kvm.plugins.module_utils.host.once import Once
+from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, Network
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, run_module
+
+
+class NetworkPhase(HostPhase):
+    """Each network once, with all its ports in this call; an error is every instance's that is on it."""
+
+    name = "network"
+    argument_spec: ClassVar[Dict[str, Any]] = {**Paths.argument_spec}
+
+    def before(self, instances: List[Instance]) -> None:
+        bridges = Bridges(Paths.of(self.params), self.effects)
+        networks: Dict[str, Network] = {}
+        ports: Dict[str, List[str]] = {}
+        for port in (port for instance in instances for port in instance.ports):
+            networks[port.network.id] = port.network
+            ports.setdefault(port.network.id, []).append(port.id)
+        act = bridges.ensure if self.params["state"] == "present" else bridges.release
+        self._once: Once[str, None] = Once(lambda network_id: act(networks[network_id], ports[network_id]))
+
+    def present(self, instance: Instance) -> Instance:
+        for network_id in dict.fromkeys(port.network.id for port in instance.ports):
+            self._once(network_id)
+        return instance
+
+    def absent(self, instance: Instance) -> Instance:
+        return self.present(instance)
+
+
+PHASE = NetworkPhase
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(PHASE)
+
+
+if __name__ == "__main__":
+    main()
