@@ -146,6 +146,7 @@ class Schedule(ControlPhase):
     def work(self, connection: Connection) -> dict[str, Any]:
         """Dispatch by state."""
         handle = self.handle(connection)
+        self._catalog = Catalog.load(self.params["catalog"])
         if self.params["state"] == "absent":
             return self._absent(connection, handle)
         return self._present(connection, handle)
@@ -180,9 +181,7 @@ class Schedule(ControlPhase):
         }
 
     def _choose(self, connection: Connection, wanting: list[Instance]) -> tuple[dict[str, str], list[Any]]:
-        hosts = placement.load_hosts(
-            connection, Catalog.load(self.params["catalog"]), now(), self.params["service_down_time"]
-        )
+        hosts = placement.load_hosts(connection, self._catalog, now(), self.params["service_down_time"])
         specs = [placement.request_spec(connection, instance) for instance in wanting]
         decisions = decide(hosts, specs, Options(multipliers=self.params["weight_multipliers"]))
         chosen = {decision.instance_uuid: decision.host for decision in decisions if decision.host}
@@ -196,7 +195,7 @@ class Schedule(ControlPhase):
             return instance.with_(fault=Fault("schedule", None, reasons[instance.uuid]))
         host = hosts.get(instance.uuid, instance.host)
         if host != instance.host:
-            instance = instance.with_(host=host)
+            instance = instance.with_(host=host, availability_zone=placement.zone(self._catalog, str(host)))
             instances.save(connection, instance, now())
         return instance
 

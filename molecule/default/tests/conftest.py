@@ -114,8 +114,11 @@ class Guest:
 def guests() -> dict[str, Guest]:
     found = {}
     for uuid in sh("virsh", "-q", "list", "--all", "--uuid").split():
-        domain = ElementTree.fromstring(sh("virsh", "dumpxml", uuid))
-        name = domain.findtext(f".//{NOVA}name")
-        if name in SERVERS:
-            found[name] = Guest(name, uuid, domain)
+        xml = subprocess.run(["virsh", "dumpxml", uuid], capture_output=True, text=True).stdout
+        if xml:  # or it went since: other tests run domains too
+            domain = ElementTree.fromstring(xml)
+            name = domain.findtext(f".//{NOVA}name")
+            if name in SERVERS:
+                assert name not in found, f"two domains are named {name}"
+                found[name] = Guest(name, uuid, domain)
     return found

@@ -221,12 +221,11 @@ def _build(entries: _Entries, problems: Problems) -> Catalog:
 def _check_references(items: Sequence[tuple[str, dict[str, Any]]], problems: Problems) -> None:
     """A name or an id means one object: neither may be another object's name or id."""
     check_unique([(path, key, entry[key]) for key in ("name", "id") for path, entry in items], problems)
-    subnets = [
-        (f"{path}.subnets[{index}]", subnet)
-        for path, entry in items
-        for index, subnet in enumerate(entry.get("subnets") or ())
-    ]
-    check_unique([(path, "id", subnet["id"]) for path, subnet in subnets], problems)
+    subnets = [(path, index, subnet) for path, e in items for index, subnet in enumerate(e.get("subnets") or ())]
+    for owner in dict.fromkeys(path for path, _, _ in subnets):
+        own = [(f"{path}.subnets[{index}]", subnet) for path, index, subnet in subnets if path == owner]
+        check_unique([(path, key, subnet[key]) for key in ("name", "id") for path, subnet in own], problems)
+    check_unique([(path, f"subnets[{index}].id", subnet["id"]) for path, index, subnet in subnets], problems)
 
 
 def _networks(
@@ -236,7 +235,6 @@ def _networks(
     for path, entry in items:
         subnet_ids = [subnet["id"] for subnet in entry["subnets"]]
         built.append((path, build_network(entry, entry["id"], subnet_ids, path, problems)))
-        check_unique([(f"{path}.subnets[{i}]", "name", s["name"]) for i, s in enumerate(entry["subnets"])], problems)
         owner = entry.get("project")
         project = next((item for item in projects if owner in (item.name, item.id)), None)
         if owner is not None and project is None:
@@ -245,14 +243,19 @@ def _networks(
             problems.add(f"{path}.project", "is missing: shared is false, so say whose network it is")
         if not entry["shared"] and project is not None:
             owners[entry["id"]] = project.id
-    check_unique([(path, "id", network.bridge) for path, network in built], problems)
+    bridges: dict[str, str] = {}
+    for path, network in built:
+        other = bridges.setdefault(network.bridge, path)
+        if other != path:
+            problems.add(f"{path}.id", f"{network.id!r} begins as that of {other}: both would be {network.bridge}")
     check_overlaps(built, problems)
     return tuple(network for _, network in built), owners
 
 
 def _groups(items: Sequence[tuple[str, dict[str, Any]]], problems: Problems) -> tuple[Group, ...]:
-    references = {DEFAULT_GROUP} | {entry[key] for _, entry in items for key in ("name", "id")}
-    return tuple(build_group(entry, entry["id"], references, path, problems) for path, entry in items)
+    names = {entry[key]: entry["name"] for _, entry in items for key in ("name", "id")}
+    names.setdefault(DEFAULT_GROUP, DEFAULT_GROUP)
+    return tuple(build_group(entry, entry["id"], names, path, problems) for path, entry in items)
 
 
 def _keypairs(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Mapping
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.checks import Problems
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import SecurityGroupRule
@@ -44,8 +44,10 @@ DEFAULT_RULES = EGRESS_ANY + tuple(
 )
 
 
-def build_group(entry: dict[str, Any], identifier: str, groups: set[str], path: str, problems: Problems) -> Group:
-    """The group; ``groups`` are the names and ids that a rule may name."""
+def build_group(
+    entry: dict[str, Any], identifier: str, groups: Mapping[str, str], path: str, problems: Problems
+) -> Group:
+    """The group; ``groups`` maps the names and ids that a rule may give to names."""
     rules = tuple(
         _build_rule(item, groups, f"{path}.rules[{index}]", problems) for index, item in enumerate(entry["rules"])
     )
@@ -54,12 +56,12 @@ def build_group(entry: dict[str, Any], identifier: str, groups: set[str], path: 
     return Group(identifier, entry["name"], rules)
 
 
-def _build_rule(entry: dict[str, Any], groups: set[str], path: str, problems: Problems) -> GroupRule:
+def _build_rule(entry: dict[str, Any], groups: Mapping[str, str], path: str, problems: Problems) -> GroupRule:
     version, group, prefix = entry["ether_type"], entry.get("remote_group"), entry.get("remote_ip_prefix")
     if group is not None and prefix is not None:
         problems.add(path, "remote_group and remote_ip_prefix exclude each other")
     if group is not None and group not in groups:
-        problems.add_unknown(f"{path}.remote_group", "security group", group, groups)
+        problems.add_unknown(f"{path}.remote_group", "security group", group, set(groups.values()))
     protocol = _protocol(entry.get("protocol"), version, f"{path}.protocol", problems)
     low, high = (None if entry.get(key) in (None, -1) else entry[key] for key in ("port_range_min", "port_range_max"))
     _check_ports(protocol, low, high, path, problems)

@@ -69,7 +69,7 @@ class Checker:
     def check(self, entry: Any, path: str, problems: Problems) -> dict[str, Any] | None:
         """The entry with defaults filled in and types converted, without unknown keys; None where it is of no use."""
         if not isinstance(entry, Mapping):
-            problems.add(path, f"must be a mapping with the keys {', '.join(self._spec)}, not {say(entry)}")
+            problems.add(path, f"must be a mapping with the keys {', '.join(self._spec)}, not {self._show(entry)}")
             return None
         given = {str(key): plain(value) for key, value in entry.items() if value is not None}
         for key in [key for key in given if key not in self._names]:
@@ -89,14 +89,15 @@ class Checker:
             valid[key] = self._descend(checker, key, valid.get(key), path, problems)
         return valid if len(problems.lines) == before else None
 
+    def _show(self, entry: Any) -> str:
+        return _kind(entry) if any(item.get("no_log") for item in self._spec.values()) else say(entry)
+
     def _check_type(self, key: str, value: Any, path: str, problems: Problems) -> None:
         spec = self._spec[key]
         wanted = spec.get("type", "str")
         if not _fits(wanted, value):
-            secret = spec.get("no_log", False)
-            problems.add(
-                path, f"must be {_WANTED[wanted]}" if secret else f"must be {_WANTED[wanted]}, not {say(value)}"
-            )
+            shown = _kind(value) if spec.get("no_log") else say(value)
+            problems.add(path, f"must be {_WANTED[wanted]}, not {shown}")
         elif wanted == "list" and isinstance(value, list) and "elements" in spec and "options" not in spec:
             for index, item in enumerate(value):
                 if not _fits(spec["elements"], item):
@@ -151,10 +152,20 @@ def _guess(wanted: str, known: Iterable[str]) -> str:
 
 def say(value: Any) -> str:
     """A value as messages show it, with its kind; long ones are cut."""
-    kind = {str: "the string", bool: "the boolean", Mapping: "the mapping", list: "the list"}
-    name = next((text for cls, text in kind.items() if isinstance(value, cls)), "the number")
     text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return f"{name} {text if len(text) <= 60 else text[:57] + '...'}"
+    return f"the {_kind(value).split(' ')[1]} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _kind(value: Any) -> str:
+    kinds = {
+        str: "a string",
+        bool: "a boolean",
+        Mapping: "a mapping",
+        list: "a list",
+        int: "a number",
+        float: "a number",
+    }
+    return next((name for cls, name in kinds.items() if isinstance(value, cls)), "a value")
 
 
 def labelled(path: str, entry: Any) -> str:
@@ -193,14 +204,17 @@ def check_name(name: str, path: str, problems: Problems) -> None:
 def check_id(identifier: str, path: str, problems: Problems) -> None:
     """Ids become names of files and devices: letters, digits, ``_``, ``.`` and ``-``, at most 64."""
     if not _ID.fullmatch(identifier):
-        problems.add(f"{path}.id", f"{identifier!r} must be 1 to 64 letters, digits, '_', '.', '-', the first no sign")
+        allowed = "1 to 64 letters, digits, '_', '.' or '-', and begin with a letter or a digit"
+        problems.add(f"{path}.id", f"{identifier!r} must be {allowed}")
 
 
 def check_unique(items: Iterable[tuple[str, str, str]], problems: Problems) -> None:
-    """``items`` are (owner's path, key, value); a value that an earlier owner has is a problem of the later one."""
+    """``items`` are (owner's path, key, value); a value that an earlier owner has is one problem of the later one."""
     seen: dict[str, str] = {}
+    told: set[str] = set()
     for owner, key, value in items:
-        if seen.setdefault(value, owner) != owner:
+        if seen.setdefault(value, owner) != owner and owner not in told:
+            told.add(owner)
             problems.add(f"{owner}.{key}", f"{value!r} is already used by {seen[value]}")
 
 

@@ -149,9 +149,10 @@ def _nic(
     return {**nic, "network": catalog.network(row.network_id)}
 
 
-def retry(instance: Instance) -> Instance:
+def retry(instance: Instance, server: Requested) -> Instance:
     """A server that ended in ERROR, on its way again."""
     return instance.with_(
+        availability_zone=server.availability_zone,
         vm_state=VmState.BUILDING, task_state=TaskState.SCHEDULING, power_state=PowerState.NOSTATE, fault=None
     )
 

@@ -18,6 +18,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.ho
     HostState,
     Inventory,
 )
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
@@ -138,6 +139,12 @@ def _host_state(
         disk_available_gb=hypervisor["disk_available_gb"],
         stats=hypervisor,
     )
+
+
+def zone(catalog: Catalog, host: str) -> str:
+    """The host's availability zone: its aggregate's, or Nova's default."""
+    zones = (item.availability_zone for item in catalog.aggregates if host in item.hosts and item.availability_zone)
+    return next(zones, Options().default_availability_zone)
 
 
 def request_spec(connection: Connection, instance: Instance) -> RequestSpec:

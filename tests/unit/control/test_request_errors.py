@@ -33,7 +33,7 @@ MALFORMED: list[tuple[str, str, list[str]]] = [
         "not a mapping",
         "[web]",
         [
-            "instances[0]: must be a mapping with the keys " + KEYS + ", not the string 'web'",
+            "instances[0]: must be a mapping with the keys " + KEYS + ", not a string",
         ],
     ),
     (
@@ -365,7 +365,7 @@ MALFORMED: list[tuple[str, str, list[str]]] = [
         "user data that is a mapping",
         "[{name: web, userdata: {password: hush}, BASE}]",
         [
-            "instances[0] (web).userdata: must be a string",
+            "instances[0] (web).userdata: must be a string, not a mapping",
         ],
     ),
     (
@@ -626,7 +626,7 @@ MALFORMED: list[tuple[str, str, list[str]]] = [
             "instances[0].key_name: unknown keypair 'none'. Known: laptop",
             "instances[0].security_groups[0]: unknown security group 'x'. Known: default, web",
             "instances[1] (web).count: -1 is not allowed, it must be between 1 and 1000",
-            "instances[2]: must be a mapping with the keys " + KEYS + ", not the number 7",
+            "instances[2]: must be a mapping with the keys " + KEYS + ", not a number",
         ],
     ),
 ]

@@ -110,18 +110,21 @@ def test_a_lease_that_comes(way: str, paths: Paths) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "seen"),
+    ("make", "seen"),
     [
-        (f"0 {MAC} 10.0.0.5 * *\n", "10.0.0.5 reserved, not yet asked for"),
-        (lease(-30), "a lease of 10.0.0.5 that ran out 3[0-9] s ago"),
-        (lease(dnsmasq.LEASE_DURATION - 600), "taken (599|6..) s before this server was created"),
-        (lease(dnsmasq.LEASE_DURATION, "fa:16:3e:99:99:99"), f"10.0.0.5 leased to fa:16:3e:99:99:99, not to {MAC}"),
-        (lease(dnsmasq.LEASE_DURATION, address="10.0.0.55"), "no entry in the leases file"),
-        ("duid 00:01\ngarbage\n", "no entry in the leases file"),
+        (lambda: f"0 {MAC} 10.0.0.5 * *\n", "10.0.0.5 reserved, not yet asked for"),
+        (lambda: lease(-30), "a lease of 10.0.0.5 that ran out 3[0-9] s ago"),
+        (lambda: lease(dnsmasq.LEASE_DURATION - 600), "taken (599|6..) s before this server was created"),
+        (
+            lambda: lease(dnsmasq.LEASE_DURATION, "fa:16:3e:99:99:99"),
+            f"10.0.0.5 leased to fa:16:3e:99:99:99, not to {MAC}",
+        ),
+        (lambda: lease(dnsmasq.LEASE_DURATION, address="10.0.0.55"), "no entry in the leases file"),
+        (lambda: "duid 00:01\ngarbage\n", "no entry in the leases file"),
     ],
 )
-def test_not_this_guests_lease(line: str, seen: str, paths: Paths) -> None:
-    pathlib.Path(paths.dhcp_directory("n1"), "leases").write_text(line)
+def test_not_this_guests_lease(make: Callable[[], str], seen: str, paths: Paths) -> None:
+    pathlib.Path(paths.dhcp_directory("n1"), "leases").write_text(make())
     instance = server()
     with pytest.raises(Timeout, match=f"server vm1 \\({instance.uuid}\\): no lease within 0.1 s; last seen: .*{seen}"):
         readiness.wait(instance, WaitFor("lease", 0.1), paths)

@@ -16,7 +16,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
-_DYNAMIC = ("id", "vm_state", "task_state", "power_state", "host", "fault", "launched_at")
+_DYNAMIC = ("id", "availability_zone", "vm_state", "task_state", "power_state", "host", "fault", "launched_at")
 """What the columns hold; everything else of a handle is the ``spec``, or comes from another table."""
 _ELSEWHERE = ("ports", "block_devices", "disks", "events", "stuck", "wait_for")
 

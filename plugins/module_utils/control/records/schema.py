@@ -50,6 +50,7 @@ instances = Table(
     Column("task_state", String(32)),
     Column("power_state", String(32), nullable=False),
     Column("host", String(255)),
+    Column("availability_zone", String(255), comment="what was asked for; once placed, its host's"),
     Column("fault", JSON),
     Column("created_at", String(32), nullable=False),
     Column("updated_at", String(32), nullable=False),

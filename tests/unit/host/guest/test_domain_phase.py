@@ -213,10 +213,24 @@ def test_hypervisor_info() -> None:
     found = run(HypervisorInfo)
     assert not found["changed"]
     node = found["hypervisor"]
-    assert set(node) == set(
-        "hostname host_ip hypervisor_type hypervisor_version libvirt_version vcpus memory_mb disk_gb disk_available_gb "
-        "numa_cells cpu_info supported_instances machine_types virt_type firmware running_domains".split()
-    )
+    assert set(node) == {
+        "hostname",
+        "host_ip",
+        "hypervisor_type",
+        "hypervisor_version",
+        "libvirt_version",
+        "vcpus",
+        "memory_mb",
+        "disk_gb",
+        "disk_available_gb",
+        "numa_cells",
+        "cpu_info",
+        "supported_instances",
+        "machine_types",
+        "virt_type",
+        "firmware",
+        "running_domains",
+    }
     meminfo = dict(line.split(":") for line in pathlib.Path("/proc/meminfo").read_text().splitlines())
     assert node["memory_mb"] == int(meminfo["MemTotal"].split()[0]) // 1024
     assert node["vcpus"] == os.cpu_count()

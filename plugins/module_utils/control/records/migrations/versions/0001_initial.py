@@ -41,6 +41,12 @@ def upgrade() -> None:
         sa.Column("task_state", sa.String(length=32), nullable=True),
         sa.Column("power_state", sa.String(length=32), nullable=False),
         sa.Column("host", sa.String(length=255), nullable=True),
+        sa.Column(
+            "availability_zone",
+            sa.String(length=255),
+            nullable=True,
+            comment="what was asked for; once placed, its host's",
+        ),
         sa.Column("fault", sa.JSON(), nullable=True),
         sa.Column("created_at", sa.String(length=32), nullable=False),
         sa.Column("updated_at", sa.String(length=32), nullable=False),
