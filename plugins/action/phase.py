@@ -9,7 +9,6 @@ host's phases and ``inventories/local`` would spend most of their time on.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import os
@@ -25,12 +24,15 @@ from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPha
 
 _COLLECTION = "ansible_collections.barestack.kvm.plugins"
 
-# Ansible loads this file once, before it forks a worker for each task: what is imported here is not imported
-# again in every phase. A site whose hosts are all remote need not have the hosts' libraries.
-importlib.import_module(f"{_COLLECTION}.module_utils.control.records")
-for _library in ("libvirt", "pyroute2"):
-    with contextlib.suppress(ImportError):
-        importlib.import_module(_library)
+# Ansible loads this file before it forks a worker for each task: what is imported here is imported once, not in every
+# worker again. A site whose hosts are all remote need not have the hosts' libraries.
+for _phase in ("token", "compute_node", "instance", "schedule", "port", "volume"):
+    importlib.import_module(f"{_COLLECTION}.modules.{_phase}")
+importlib.import_module("cryptography.fernet")
+if importlib.util.find_spec("libvirt"):
+    importlib.import_module("pyroute2")
+    for _phase in ("network", "dhcp", "firewall", "volume_attachment", "image", "disk", "config_drive", "domain", "vif"):
+        importlib.import_module(f"{_COLLECTION}.modules.{_phase}")
 
 
 class ActionModule(ActionBase):
@@ -65,7 +67,8 @@ class ActionModule(ActionBase):
         """Whether the module would run on this machine, as this user, with this very Python."""
         if self._connection.transport != "local" or self._play_context.become or self._task.async_val:
             return False
-        wanted = str(task_vars.get("ansible_python_interpreter", sys.executable))
-        if os.path.realpath(self._templar.template(wanted)) != os.path.realpath(sys.executable):
+        # As it is: a copy of the string would not be trusted as a template.
+        wanted = self._templar.template(task_vars.get("ansible_python_interpreter", sys.executable))
+        if os.path.realpath(str(wanted)) != os.path.realpath(sys.executable):
             return False
         return not issubclass(phase, HostPhase) or importlib.util.find_spec("libvirt") is not None

@@ -79,9 +79,19 @@ def faults(handle: Handle) -> list[str]:
     return lines
 
 
+def trouble(control: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[str]:
+    """What a boot's summary says: a line for each server that failed, or that did not get ready in time."""
+    undone_ = control.get("undone", {}).get("instances", [])
+    gone = {instance["uuid"] for instance in undone_}
+    others = [instance for instance in control["finish"]["instances"] if instance["uuid"] not in gone]
+    waited = merge([instance for instance in others if instance["wait_for"]], hostvars, ["wait"])
+    rest = [instance for instance in others if not instance["wait_for"]]
+    return faults([*undone_, *waited, *rest])
+
+
 class FilterModule:
     """Ansible's entry."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
-        return {"merge": merge, "undone": undone, "reports": reports, "faults": faults}
+        return {"merge": merge, "undone": undone, "reports": reports, "faults": faults, "trouble": trouble}

@@ -64,11 +64,11 @@ def test_objects(catalog: Catalog) -> None:
 def test_default_ids_are_the_same_everywhere_and_always() -> None:
     # Changing these would orphan every site's records: an id must follow from the name alone.
     loaded = Catalog.load(site())
-    assert loaded.image("demo").id == "IMAGE"
-    assert loaded.network("private").id == "NETWORK"
-    assert loaded.network("private").subnets[0].id == "SUBNET"
-    assert loaded.project("demo").id == "PROJECT"
-    assert loaded.security_group("default", loaded.project("demo").id).id == "GROUP"
+    assert loaded.image("demo").id == "38121ab3-3441-587e-b461-d7a8443c01aa"
+    assert loaded.network("private").id == "f647a29f-b837-5b43-ade8-df84601751d2"
+    assert loaded.network("private").subnets[0].id == "624baa3c-92ab-5e3e-acf3-c2bd90b83c0a"
+    assert loaded.project("demo").id == "d826567a-bc0a-5641-9c4b-a23963b478a3"
+    assert loaded.security_group("default", loaded.project("demo").id).id == "e974c832-8624-5485-b8fd-43f994bf8b60"
 
 
 def test_values_of_extra_specs_and_properties_are_strings() -> None:

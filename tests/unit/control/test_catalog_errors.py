@@ -14,7 +14,7 @@ WORDS = {
     "FLAVOR": "vcpus: 1, ram: 64",
     "V4": "{name: v4, cidr: 192.0.2.0/24}",
     "SHA": "sha256:" + "1" * 64,
-    "HASH": "$argon2id$v=19$m=65536,t=3,p=4$eobz+p9E6VB6TvSeBkq1Aw$1TLKFkc7+kEmxFLftkbfIQh4DoXd+da/cze8mSXkqxs",
+    "HASH": "'$argon2id$v=19$m=65536,t=3,p=4$eobz+p9E6VB6TvSeBkq1Aw$1TLKFkc7+kEmxFLftkbfIQh4DoXd+da/cze8mSXkqxs'",
     ": KEY": ": ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIeeq8xm9FYxMVCgMlYjhTcZPWzlwZCCvWUgXVnfRgOQ",
 }
 

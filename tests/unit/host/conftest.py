@@ -58,7 +58,9 @@ class Guest:
         self.port = port
         self.name = f"bsguest-{port.id[:8]}"
         shell(f"ip netns add {self.name}")
-        link = f"name {port.tap_device} mtu {port.network.mtu} type veth peer name eth0 address {mac or port.mac_address}"
+        link = (
+            f"name {port.tap_device} mtu {port.network.mtu} type veth peer name eth0 address {mac or port.mac_address}"
+        )
         shell(f"ip link add {link} netns {self.name}")
         shell(f"ip link set {port.tap_device} master {port.network.bridge} up")
         self.shell("ip link set lo up; ip link set eth0 up")

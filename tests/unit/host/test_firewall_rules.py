@@ -42,7 +42,9 @@ def port(*groups: SecurityGroup, **changes: Any) -> Port:
     server = DhcpPort("d0", "FA:16:3E:00:00:02", (FixedIP("s4", "10.0.0.2"),))
     network = Network("2d1c4f6a", "n", "local", 1400, "", subnets, server)
     values = {"fixed_ips": (FixedIP("s4", "10.0.0.5"), FixedIP("s6", "2001:db8::5")), "security_groups": groups}
-    return Port(**{**{"id": "51ee5d4-0000-4", "network": network, "mac_address": "FA:16:3E:00:00:05"}, **values, **changes})
+    return Port(
+        **{**{"id": "51ee5d4-0000-4", "network": network, "mac_address": "FA:16:3E:00:00:05"}, **values, **changes}
+    )
 
 
 def chain(made: rules.PortRules, kind: str) -> list[str]:

@@ -105,7 +105,9 @@ def test_only_what_differs_is_mended(lab: Lab) -> None:
     shell("nft flush chain inet barestack postrouting_masquerade")
     assert lab.must("network", server) == [f"network.masquerade {net.bridge}"]
     rule = f'oifname != "{net.bridge}" ip saddr 10.9.0.0/25 masquerade comment "{net.id}"'
-    shell(f"nft 'flush chain inet barestack postrouting_masquerade; add rule inet barestack postrouting_masquerade {rule}'")
+    shell(
+        f"nft 'flush chain inet barestack postrouting_masquerade; add rule inet barestack postrouting_masquerade {rule}'"
+    )
     assert lab.must("network", server) == [f"network.masquerade {net.bridge}"]
     os.unlink(f"{lab.paths.network_directory(net.id)}/{server.ports[0].id}")
     assert lab.must("network", server) == [f"network.port {server.ports[0].id}"]
@@ -194,7 +196,9 @@ def test_many_at_once_end_as_one(lab: Lab) -> None:
     servers = [lab.instance(lab.port(net)) for _ in range(6)]
     fork = multiprocessing.get_context("fork")
     for state in ("present", "absent"):
-        workers = [fork.Process(target=lab.must, args=("network", server), kwargs={"state": state}) for server in servers]
+        workers = [
+            fork.Process(target=lab.must, args=("network", server), kwargs={"state": state}) for server in servers
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -100,48 +100,51 @@ def test_kernel_settings_in_check_mode_write_nothing() -> None:
     assert not os.path.exists("/etc/sysctl.d/60-barestack-test.conf")
 
 
-def test_kernel_settings_are_kept_and_set_once() -> None:
-    """In namespaces of its own: this machine's settings and files stay as they are."""
-    script = f"""
-import sys
-sys.path.insert(0, {str(ROOT / "collections")!r})
-from ansible_collections.barestack.kvm.plugins.module_utils.host.preparation import KernelSettings
-from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
-settings = KernelSettings("x", ["some_module"], {{"net.ipv4.ip_forward": "1", "net/ipv4/conf/lo/forwarding": "1"}})
-for _ in range(2):
-    effects = Effects(check_mode=False)
-    settings.apply(effects)
-    print(effects.names)
-print([open(path).read() for path in ("/etc/modules-load.d/x.conf", "/etc/sysctl.d/60-x.conf", "/proc/sys/net/ipv4/ip_forward")])
-"""
-    hide = "mount -t tmpfs none /etc/modules-load.d && mount -t tmpfs none /etc/sysctl.d && echo 0 > /proc/sys/net/ipv4/ip_forward"
-    command = ["unshare", "--net", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh", sys.executable, "-c", script]
-    first, second, files = subprocess.check_output(command, text=True).splitlines()
-    assert eval(first) == [  # noqa: S307 - our own output
-        "host.settings /etc/modules-load.d/x.conf",
-        "host.settings /etc/sysctl.d/60-x.conf",
-        "host.sysctl net.ipv4.ip_forward",
-    ]
-    assert second == "[]"
-    assert eval(files) == [  # noqa: S307
-        "some_module\n",
-        "net.ipv4.ip_forward = 1\nnet/ipv4/conf/lo/forwarding = 1\n",
-        "1\n",
-    ]
-
-
-def test_a_setting_that_the_kernel_cannot_have_is_an_error() -> None:
-    script = f"""
+IN_NAMESPACES = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "collections")!r})
 from ansible_collections.barestack.kvm.plugins.module_utils.host.preparation import KernelSettings
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
+"""
+
+
+def in_namespaces(script: str) -> list[str]:
+    """What the script prints, where this machine's files and settings stay as they are."""
+    hide = (
+        "mount -t tmpfs none /etc/modules-load.d; mount -t tmpfs none /etc/sysctl.d; sysctl -qw net.ipv4.ip_forward=0"
+    )
+    shell = ["sh", "-ec", f'{hide}; exec "$@"', "sh"]
+    command = ["unshare", "--net", "--mount", *shell, sys.executable, "-c", IN_NAMESPACES + script]
+    return subprocess.check_output(command, text=True).splitlines()
+
+
+def test_kernel_settings_are_kept_and_set_once() -> None:
+    lines = in_namespaces("""
+settings = KernelSettings("x", ["some_module"], {"net.ipv4.ip_forward": "1", "net/ipv4/conf/lo/forwarding": "1"})
+for _ in range(2):
+    effects = Effects(check_mode=False)
+    settings.apply(effects)
+    print(*effects.names, sep=", ")
+for path in ("/etc/modules-load.d/x.conf", "/etc/sysctl.d/60-x.conf", "/proc/sys/net/ipv4/ip_forward"):
+    print(open(path).read(), end="")
+""")
+    files = "host.settings /etc/modules-load.d/x.conf, host.settings /etc/sysctl.d/60-x.conf"
+    assert lines == [
+        f"{files}, host.sysctl net.ipv4.ip_forward",
+        "",
+        "some_module",
+        "net.ipv4.ip_forward = 1",
+        "net/ipv4/conf/lo/forwarding = 1",
+        "1",
+    ]
+
+
+def test_a_setting_that_the_kernel_cannot_have_is_an_error() -> None:
+    (line,) = in_namespaces("""
 try:
-    KernelSettings("x", [], {{"net.no_such.setting": "1"}}).apply(Effects(check_mode=False))
+    KernelSettings("x", [], {"net.no_such.setting": "1"}).apply(Effects(check_mode=False))
 except HostError as error:
     print(error)
-"""
-    hide = "mount -t tmpfs none /etc/modules-load.d && mount -t tmpfs none /etc/sysctl.d"
-    command = ["unshare", "--net", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh", sys.executable, "-c", script]
-    assert "this kernel has no setting net.no_such.setting" in subprocess.check_output(command, text=True)
+""")
+    assert line.startswith("this kernel has no setting net.no_such.setting")
