@@ -13,7 +13,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
 
 DEFAULT_GROUP = "default"
 PROTOCOLS = (
-    *("ah", "dccp", "egp", "esp", "gre", "hopopt", "icmp", "icmpv6", "igmp", "ipip", "ipv6-encap", "ipv6-frag"),
+    *("ah", "dccp", "egp", "esp", "gre", "icmp", "icmpv6", "igmp", "ipip", "ipv6-encap", "ipv6-frag"),
     *("ipv6-icmp", "ipv6-nonxt", "ipv6-opts", "ipv6-route", "ospf", "pgm", "rsvp", "sctp", "tcp", "udp", "udplite"),
     "vrrp",
 )

@@ -396,7 +396,7 @@ MALFORMED: list[tuple[str, str, list[str]]] = [
         "an unknown protocol",
         "security_groups: [{name: g, rules: [{protocol: tpc}]}]",
         [
-            "security_groups[0] (g).rules[0].protocol: 'tpc' is not a protocol: a number from 0 to 255, any, or one of ah, dccp, egp, esp, gre, hopopt, icmp, icmpv6, igmp, ipip, ipv6-encap, ipv6-frag, ipv6-icmp, ipv6-nonxt, ipv6-opts, ipv6-route, ospf, pgm, rsvp, sctp, tcp, udp, udplite, vrrp",
+            "security_groups[0] (g).rules[0].protocol: 'tpc' is not a protocol: a number from 0 to 255, any, or one of ah, dccp, egp, esp, gre, icmp, icmpv6, igmp, ipip, ipv6-encap, ipv6-frag, ipv6-icmp, ipv6-nonxt, ipv6-opts, ipv6-route, ospf, pgm, rsvp, sctp, tcp, udp, udplite, vrrp",
         ],
     ),
     (

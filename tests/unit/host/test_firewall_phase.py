@@ -12,13 +12,13 @@ import ipaddress
 import json
 import socket
 import struct
+from pathlib import Path
 from typing import Any, List, Tuple
 
 import pytest
 from ansible_collections.barestack.kvm.plugins.module_utils.host.firewall import port_is_protected, protected
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     FixedIP,
-    Port,
     SecurityGroup,
     SecurityGroupRule,
     Subnet,
@@ -259,33 +259,38 @@ def test_a_forged_packet_does_not_end_anothers_connection(lab: Lab) -> None:
         calling.connect((server.address, 80))
         answering, peer = listening.accept()
         # The forger even knows the sequence number: it is in the handshake's last segment.
-        while (segment := seen.recv(2000))[47] != 0x10:
-            continue
-        reset = struct.pack("!HHIIBBHHH", peer[1], 80, struct.unpack("!I", segment[38:42])[0], 0, 0x50, 0x04, 0, 0, 0)
+        segments = iter(lambda: seen.recv(2000), b"")
+        segment = next(item for item in segments if item[12:14] == b"\x08\x00" and item[47:48] == b"\x10")
+        fields = [peer[1], 80, struct.unpack("!I", segment[38:42])[0], 0, 0x50, 0x04, 0, 0, 0]
+        ends = ipaddress.ip_address(client.address).packed + ipaddress.ip_address(server.address).packed
+        fields[-2] = checksum(ends + struct.pack("!HH", 6, 20) + struct.pack("!HHIIBBHHH", *fields))
+        reset = struct.pack("!HHIIBBHHH", *fields)
         with answering:
             packet = ipv4(client.address, server.address, reset, 6)
             out.send(frame(server.port.mac_address, client.port.mac_address, 0x0800, packet))
             out.send(frame(server.port.mac_address, forger.port.mac_address, 0x0800, packet))
             calling.sendall(b"still here")
             assert answering.recv(100) == b"still here"
+            tracked = Path("/proc/thread-self/net/nf_conntrack").read_text().splitlines()
+            assert ["ESTABLISHED" in line for line in tracked if f"sport={peer[1]}" in line] == [True]
             answering.sendall(b"me too")
             assert calling.recv(100) == b"me too"
 
 
 def test_the_host_gets_in_only_where_a_rule_says_so(lab: Lab) -> None:
     (server,) = guests(lab, WEB)
-    with server.udp(9) as allowed, server.udp(10) as denied:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host:
-            host.settimeout(3)
-            host.sendto(b"denied", (server.address, 10))
-            host.sendto(b"allowed", (server.address, 9))
-            text, sender = allowed.recvfrom(100)
-            assert text == b"allowed"
-            denied.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                denied.recv(100)
-            allowed.sendto(b"answer", sender)
-            assert host.recv(100) == b"answer"
+    host = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with server.udp(9) as allowed, server.udp(10) as denied, host:
+        host.settimeout(3)
+        host.sendto(b"denied", (server.address, 10))
+        host.sendto(b"allowed", (server.address, 9))
+        text, sender = allowed.recvfrom(100)
+        assert text == b"allowed"
+        denied.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            denied.recv(100)
+        allowed.sendto(b"answer", sender)
+        assert host.recv(100) == b"answer"
 
 
 def test_a_guest_asks_the_host_and_gets_its_answer(lab: Lab) -> None:
