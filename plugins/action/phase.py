@@ -19,8 +19,8 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, Phase, execute, failure
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError, InvalidRequest
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, execute, failure
 
 _COLLECTION = "ansible_collections.barestack.kvm.plugins"
 
@@ -31,7 +31,17 @@ for _phase in ("token", "compute_node", "instance", "schedule", "port", "volume"
 importlib.import_module("cryptography.fernet")
 if importlib.util.find_spec("libvirt"):
     importlib.import_module("pyroute2")
-    for _phase in ("network", "dhcp", "firewall", "volume_attachment", "image", "disk", "config_drive", "domain", "vif"):
+    for _phase in (
+        "network",
+        "dhcp",
+        "firewall",
+        "volume_attachment",
+        "image",
+        "disk",
+        "config_drive",
+        "domain",
+        "vif",
+    ):
         importlib.import_module(f"{_COLLECTION}.modules.{_phase}")
 
 
@@ -47,21 +57,26 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         name = self._task.action.rsplit(".", 1)[-1]
         phase: type[Phase] = importlib.import_module(f"{_COLLECTION}.modules.{name}").PHASE
-        if not self._is_this_machine(phase, task_vars or {}):
+        if self._is_this_machine(phase, task_vars or {}):
+            result.update(self._execute_here(phase, name))
+        else:
             result.update(self._execute_module(task_vars=task_vars))
-            return result
+        if phase.secret and not result.get("failed"):
+            result["_ansible_no_log"] = True
+        return result
+
+    def _execute_here(self, phase: type[Phase], name: str) -> dict[str, Any]:
         validated = ArgumentSpecValidator(phase.argument_spec).validate(self._task.args)
-        if validated.error_messages:
-            result.update(failed=True, msg=validated.errors.msg, code=400)
-            return result
         try:
+            if validated.error_messages:
+                raise InvalidRequest(validated.errors.msg)
             answer = execute(phase, validated.validated_parameters, self._task.check_mode)
         except BarestackError as error:
             answer = failure(error)
         except Exception as error:  # noqa: BLE001 - a worker has no one else to report to
             answer = {"failed": True, "msg": f"{name}: {error}", "exception": traceback.format_exc()}
-        result.update(remove_values(answer, validated._no_log_values))
-        return result
+        masked: dict[str, Any] = remove_values(answer, validated._no_log_values)
+        return masked
 
     def _is_this_machine(self, phase: type[Phase], task_vars: dict[str, Any]) -> bool:
         """Whether the module would run on this machine, as this user, with this very Python."""
@@ -71,4 +86,4 @@ class ActionModule(ActionBase):
         wanted = self._templar.template(task_vars.get("ansible_python_interpreter", sys.executable))
         if os.path.realpath(str(wanted)) != os.path.realpath(sys.executable):
             return False
-        return not issubclass(phase, HostPhase) or importlib.util.find_spec("libvirt") is not None
+        return phase.on_control or importlib.util.find_spec("libvirt") is not None

@@ -24,6 +24,10 @@ class Phase:
     """One phase. Subclasses give ``argument_spec`` and :meth:`run`."""
 
     argument_spec: ClassVar[Dict[str, Any]] = {}
+    on_control: ClassVar[bool] = False
+    """Whether it runs where Ansible does, and needs none of a compute host's libraries."""
+    secret: ClassVar[bool] = False
+    """Whether its result must not be displayed. Its failures are."""
 
     def __init__(self, params: Mapping[str, Any], effects: Effects) -> None:
         self.params = params

@@ -19,7 +19,36 @@ options:
     description: The handle.
     type: list
     elements: dict
-    required: true
+    default: []
+  requests:
+    description:
+      - Ports to make on their own, for servers that name them in C(nics). They outlive the server.
+      - One that exists in the project under this name is left as it is.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The port's name.
+        type: str
+        required: true
+      network:
+        description: The network's name or id.
+        type: str
+        required: true
+      fixed_ip:
+        description: The address wanted; without it one from the allocation pools.
+        type: str
+      security_groups:
+        description: Names or ids of security groups.
+        type: list
+        elements: str
+        default: [default]
+  names:
+    description: For I(state=absent), names or ids of such ports to delete; one that a server has is refused.
+    type: list
+    elements: str
+    default: []
   state:
     description: V(present) makes and binds the ports, V(absent) gives them back with their addresses.
     type: str
@@ -41,7 +70,16 @@ EXAMPLES = r"""
     token: "{{ token.token }}"
     catalog: "{{ catalog }}"
     instances: "{{ schedule.instances }}"
-  register: port
+  register: allocated
+
+- name: A port with a known address, for a server that is not there yet
+  barestack.kvm.port:
+    token: "{{ token.token }}"
+    catalog: "{{ catalog }}"
+    requests:
+      - name: db-address
+        network: private
+        fixed_ip: 10.133.0.5
 """
 
 RETURN = r"""
@@ -50,11 +88,17 @@ instances:
   returned: always
   type: list
   elements: dict
+ports:
+  description: The ports of O(requests), each with C(id), C(mac_address) and C(fixed_ips).
+  returned: always
+  type: list
+  elements: dict
 """
 
 from typing import Any
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import networking
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
@@ -74,7 +118,19 @@ class PortRecord(ControlPhase):
 
     name = "port"
     argument_spec = {
-        "instances": {"type": "list", "elements": "dict", "required": True},
+        "instances": {"type": "list", "elements": "dict", "default": []},
+        "requests": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "name": {"type": "str", "required": True},
+                "network": {"type": "str", "required": True},
+                "fixed_ip": {"type": "str"},
+                "security_groups": {"type": "list", "elements": "str", "default": ["default"]},
+            },
+        },
+        "names": {"type": "list", "elements": "str", "default": []},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
 
@@ -83,10 +139,25 @@ class PortRecord(ControlPhase):
         act = getattr(self, f"_{self.params['state']}")
         handle = [act(connection, instance) for instance in self.handle(connection)]
         if self.params["state"] == "absent":
-            return {"instances": to_wire(handle)}
+            for name in self.params["names"]:
+                if networking.delete_port(connection, self.identity.project_id, name):
+                    self.effects.note("port.record", name, before="allocated\n")
+            return {"instances": to_wire(handle), "ports": []}
+        own = self._own_ports(connection)
         good = ports.attach(connection, [instance for instance in handle if not instance.fault])
         by_uuid = {instance.uuid: instance for instance in good}
-        return {"instances": to_wire([by_uuid.get(instance.uuid, instance) for instance in handle])}
+        handle = [by_uuid.get(instance.uuid, instance) for instance in handle]
+        return {"instances": to_wire(handle), "ports": to_wire(own)}
+
+    def _own_ports(self, connection: Connection) -> list[dict[str, Any]]:
+        catalog = Catalog.load(self.params["catalog"]) if self.params["requests"] else Catalog()
+        answer = []
+        for request in self.params["requests"]:
+            port, made = networking.ensure_port(connection, catalog, self.identity.project_id, request)
+            if made:
+                self.effects.note("port.record", request["name"], after=pretty(port))
+            answer.append(port)
+        return answer
 
     def _present(self, connection: Connection, instance: Instance) -> Instance:
         if instance.fault:

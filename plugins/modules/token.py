@@ -147,6 +147,8 @@ from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, 
 class IssueToken(Phase):
     """Check the credentials, sign the token."""
 
+    on_control = True
+    secret = True
     name = "token"
     argument_spec = {
         "auth": {
@@ -182,7 +184,6 @@ class IssueToken(Phase):
             "user": {"id": identity.user_id, "name": identity.user_name},
             "project": {"id": identity.project_id, "name": identity.project_name},
             "roles": list(identity.roles),
-            "_ansible_no_log": True,
         }
 
 

@@ -140,6 +140,12 @@ def _nic(
 ) -> dict[str, Any]:
     """The NIC with its network; one that names a port gets the port's network, and the port must be free."""
     if not nic["port"]:
+        taken = ports.taken_addresses(connection, nic["network"].id)
+        if any(nic["fixed_ip"] in addresses for addresses in taken.values()):
+            raise Conflict(
+                f"Server {server.name}: Fixed IP address {nic['fixed_ip']} is already in use "
+                f"on network {nic['network'].name}."
+            )
         return dict(nic)
     row = ports.find(connection, identity.project_id, nic["port"])
     if row is None:
@@ -153,7 +159,10 @@ def retry(instance: Instance, server: Requested) -> Instance:
     """A server that ended in ERROR, on its way again."""
     return instance.with_(
         availability_zone=server.availability_zone,
-        vm_state=VmState.BUILDING, task_state=TaskState.SCHEDULING, power_state=PowerState.NOSTATE, fault=None
+        vm_state=VmState.BUILDING,
+        task_state=TaskState.SCHEDULING,
+        power_state=PowerState.NOSTATE,
+        fault=None,
     )
 
 

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import uuid
 from typing import Any, Mapping
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import ipam
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
@@ -51,6 +53,32 @@ def deallocate(connection: Connection, instance: Instance) -> list[tuple[str, st
     return undone
 
 
+def ensure_port(
+    connection: Connection, catalog: Catalog, project_id: str, request: Mapping[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """A port on its own, as Neutron's create_port makes it. Returns it, and whether it is new."""
+    row = ports.find(connection, project_id, request["name"])
+    if row is not None:
+        return ports.show(connection, row), False
+    network = catalog.network(request["network"], project_id)
+    groups = tuple(catalog.security_group(name, project_id) for name in request["security_groups"])
+    port = new_port(connection, network, fixed_ip=request["fixed_ip"])
+    port = dataclasses.replace(port, name=request["name"], security_groups=groups)
+    ports.create(connection, port, owner="", device_id="", project_id=project_id, host=None, preserve=True)
+    return ports.show(connection, ports.find(connection, project_id, port.id)), True
+
+
+def delete_port(connection: Connection, project_id: str, name_or_id: str) -> bool:
+    """Delete a port that was made on its own. Whether it was there; Conflict while a server has it."""
+    row = ports.find(connection, project_id, name_or_id)
+    if row is None:
+        return False
+    if row.device_id or not row.preserve:
+        raise Conflict(f"Port {name_or_id} cannot be deleted directly: server {row.device_id} has it.")
+    ports.delete_one(connection, row.id)
+    return True
+
+
 def _port(connection: Connection, instance: Instance, network: Network, nic: Mapping[str, Any]) -> Any:
     if nic.get("port"):
         row = ports.find(connection, instance.project_id, nic["port"])
@@ -58,10 +86,10 @@ def _port(connection: Connection, instance: Instance, network: Network, nic: Map
             raise InvalidRequest(f"Port {nic['port']} could not be found.")
         if row.device_id not in ("", instance.uuid):
             raise Conflict(f"Port {nic['port']} is still in use.")
-        ports.own(connection, row.id, instance.uuid, ports.COMPUTE_OWNER)
+        ports.own(connection, row.id, instance.uuid)
         return {"id": row.id, "mac_address": row.mac_address}
     port = new_port(connection, network, fixed_ip=nic.get("fixed_ip"), tag=nic.get("tag"))
-    port = from_wire(Port, {**to_wire(port), "security_groups": to_wire(instance.security_groups)})
+    port = dataclasses.replace(port, security_groups=instance.security_groups)
     ports.create(
         connection,
         port,

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, select
 class ControlPhase(Phase):
     """A phase in the records: validates the token, then does :meth:`work` in one transaction."""
 
+    on_control = True
     role: ClassVar[str] = "member"
     """The role that the token must carry."""
 

@@ -461,7 +461,7 @@ def test_the_phase(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {PASSWORD, HASH} <= validated._no_log_values
     result = execute(PHASE, validated.validated_parameters, check_mode=False)
     assert result["changed"] is True
-    assert result["_ansible_no_log"] is True
+    assert PHASE.secret
     assert (result["user"]["name"], result["project"]["name"], result["roles"]) == (
         "alice",
         "demo",

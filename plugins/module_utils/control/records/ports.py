@@ -48,7 +48,6 @@ def create(
     preserve: bool = False,
 ) -> None:
     """Insert the port and its addresses."""
-    position = connection.execute(select(ports.c.id).where(ports.c.device_id == device_id)).fetchall()
     connection.execute(
         insert(ports).values(
             id=port.id,
@@ -59,7 +58,7 @@ def create(
             status=port.status,
             device_owner=owner,
             device_id=device_id,
-            position=len(position),
+            position=_next_position(connection, device_id),
             binding_host=host,
             security_groups=to_wire(port.security_groups),
             tag=port.tag,
@@ -152,9 +151,35 @@ def find(connection: Connection, project_id: str, reference: str) -> Row[Any] | 
     ).first()
 
 
-def own(connection: Connection, port_id: str, device_id: str, owner: str) -> None:
-    """Give a port that was made on its own to a server (or back: empty strings)."""
-    connection.execute(update(ports).where(ports.c.id == port_id).values(device_id=device_id, device_owner=owner))
+def own(connection: Connection, port_id: str, device_id: str) -> None:
+    """Give a port that was made on its own to a server, as its last NIC so far."""
+    connection.execute(
+        update(ports)
+        .where(ports.c.id == port_id)
+        .values(device_id=device_id, device_owner=COMPUTE_OWNER, position=_next_position(connection, device_id))
+    )
+
+
+def show(connection: Connection, row: Any) -> dict[str, Any]:
+    """What a user sees of a port."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "network_id": row.network_id,
+        "mac_address": row.mac_address,
+        "fixed_ips": to_wire(_addresses(connection, [row.id]).get(row.id, ())),
+        "status": row.status,
+        "device_id": row.device_id,
+    }
+
+
+def delete_one(connection: Connection, port_id: str) -> None:
+    """Delete a port with its addresses."""
+    _drop(connection, [port_id])
+
+
+def _next_position(connection: Connection, device_id: str) -> int:
+    return len(connection.execute(select(ports.c.id).where(ports.c.device_id == device_id)).fetchall())
 
 
 def bind(connection: Connection, uuid: str, host: str) -> None:
