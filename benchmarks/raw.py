@@ -5,8 +5,8 @@
     raw.py up|down DIRECTORY
 
 DIRECTORY holds what ``run.py`` saved of the servers that barestack.kvm booted: for each one ``<uuid>.xml`` (its
-domain), ``<uuid>.iso`` (its config drive) and ``overlays.json`` (path, backing file, its format, size in bytes, or null for no
-backing file). Prints nothing; its wall time is measured from outside, start of Python and imports included, as ours is.
+domain), ``<uuid>.iso`` (its config drive) and in ``overlays.json`` its disks (path, backing file, its format, size in
+bytes). Prints nothing; its wall time is measured from outside, start of Python and imports included, as ours is.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ def down(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
     domain = connection.lookupByUUIDString(uuid)
     domain.destroy()
     domain.undefine()
-    for disk in json.loads((directory / "overlays.json").read_text())[uuid]:
-        os.unlink(disk["path"])
-        if disk["path"].split("/")[-2] == uuid:
-            shutil.rmtree(os.path.dirname(disk["path"]), ignore_errors=True)
+    paths = [disk["path"] for disk in json.loads((directory / "overlays.json").read_text())[uuid]]
+    for path in paths:
+        os.unlink(path)
+    for parent in {os.path.dirname(path) for path in paths}:
+        if os.path.basename(parent) == uuid:
+            os.rmdir(parent)
 
 
 def main() -> None:

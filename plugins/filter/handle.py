@@ -25,33 +25,38 @@ def merge(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) ->
     ``phases`` are the names that the host play registered its results under, in their order. A phase that failed as a
     whole, or a host that was not reached, becomes the fault of the host's instances that have none yet.
     """
-    return [_merged(instance, hostvars, phases) for instance in handle]
-
-
-def _merged(instance: dict[str, Any], hostvars: Mapping[str, Any], phases: Sequence[str]) -> dict[str, Any]:
-    if not instance["host"] or instance["fault"]:
-        return instance
-    for phase in phases:
-        result = hostvars[instance["host"]].get(phase) or {"msg": "the host did not get there"}
-        if result.get("skipped"):
-            continue
-        found = [item for item in result.get("instances", []) if item["uuid"] == instance["uuid"]]
-        if not found:
-            reason = str(result.get("msg", "no answer"))
-            fault = {"phase": phase, "host": instance["host"], "message": reason, "code": 500}
-            return {**instance, "fault": fault}
-        instance = found[0]
-    return instance
+    result = []
+    for instance in handle:
+        if instance["host"] and not instance["fault"]:
+            instance, missing = _last(instance, hostvars, phases)
+            instance = {**instance, "fault": instance["fault"] or missing}
+        result.append(instance)
+    return result
 
 
 def undone(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) -> Handle:
     """As :func:`merge`, for undos: what an undo left on its host makes the instance ``stuck``."""
     result = []
     for instance in handle:
-        merged = _merged({**instance, "fault": None}, hostvars, phases)
-        stuck = merged["stuck"] or merged["fault"]
-        result.append({**merged, "fault": instance["fault"], "stuck": stuck})
+        if instance["host"]:
+            instance, missing = _last(instance, hostvars, phases)
+            instance = {**instance, "stuck": instance["stuck"] or missing}
+        result.append(instance)
     return result
+
+
+def _last(
+    instance: dict[str, Any], hostvars: Mapping[str, Any], phases: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The instance as the last phase returned it, and as a fault the phase that did not return it."""
+    for phase in phases:
+        result = hostvars[instance["host"]].get(phase) or {"msg": "the host did not get there"}
+        found = [item for item in result.get("instances", []) if item["uuid"] == instance["uuid"]]
+        if not found:
+            message = str(result.get("msg", "no answer"))
+            return instance, {"phase": phase, "host": instance["host"], "message": message, "code": 500}
+        instance = found[0]
+    return instance, None
 
 
 def reports(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -207,14 +207,30 @@ class InstanceRecord(ControlPhase):
         return {"instances": to_wire(handle)}
 
     def _active(self, connection: Connection) -> dict[str, Any]:
-        handle = [self._finish(connection, instance) for instance in self.handle(connection)]
-        failed = [i for i in handle if i.fault and i.vm_state == VmState.BUILDING]
+        handle = self.handle(connection)
+        rows = instances.recorded(connection, [instance.uuid for instance in handle])
+        handle = [self._finish(connection, instance, rows.get(instance.uuid)) for instance in handle]
+        failed = [i for i in handle if i.fault and i.vm_state == VmState.ERROR]
         waiting = sorted({str(i.host) for i in handle if i.wait_for and not i.fault})
         return {"instances": to_wire(handle), "to_undo": to_wire(failed), "waiting": waiting}
 
-    def _finish(self, connection: Connection, instance: Instance) -> Instance:
-        if instance.fault or (instance.vm_state == VmState.ACTIVE and instance.power_state == PowerState.RUNNING):
+    def _finish(self, connection: Connection, instance: Instance, row: Row[Any] | None) -> Instance:
+        """By what the records say now: of two runs that boot the same server one may have been faster.
+
+        A server that runs is never undone, whatever failed in this run. One that is to be undone is in ERROR from
+        here on, so that the other run does not call it ACTIVE.
+        """
+        state = row.vm_state if row else instance.vm_state
+        if state == VmState.ERROR and not instance.fault:
+            message = "another run that booted this server failed and removes it; run again"
+            instance = instance.with_(fault=Fault(self.name, None, message, 409))
+        if instance.fault:
+            instance = instance.with_(vm_state=VmState.ACTIVE if _runs(row) else VmState.ERROR)
+            if instance.vm_state == VmState.ERROR:
+                instances.save(connection, instance, self._now)
             return instance
+        if state == VmState.ACTIVE and instance.power_state == PowerState.RUNNING:
+            return instance.with_(vm_state=VmState.ACTIVE, task_state=None)
         before = f"{instance.vm_state}/{instance.task_state}"
         instance = instance.with_(
             vm_state=VmState.ACTIVE,

@@ -161,3 +161,36 @@ def test_the_number_of_module_calls_does_not_grow_with_the_servers() -> None:
     assert one.calls == many.calls > 10
     names = ["calls", *(f"calls-{number}" for number in range(1, 4))]
     assert play("playbooks/delete_instance.yml", names=names).rc == 0
+
+
+@pytest.mark.parametrize("playbook", ["playbooks/prepare_hosts.yml", "playbooks/demo_image.yml"])
+def test_preparing_again_changes_nothing(playbook: str) -> None:
+    for arguments in ((), ("--check", "--diff")):
+        again = play(playbook, *arguments)
+        assert (again.rc, again.changed) == (0, 0), again.output
+
+
+def test_a_port_of_its_own_outlives_its_server() -> None:
+    ports = [{"name": "kept", "network": "molecule-net", "fixed_ip": "10.171.0.9"}]
+    server = {"name": "ported", "flavor": "nano", "image": "demo", "nics": [{"port-name": "kept"}]}
+    before = world()
+    assert play("playbooks/port.yml", "--check", ports=ports).changed == 1
+    assert world() == before
+    assert [play("playbooks/port.yml", ports=ports).changed for _ in range(2)] == [1, 0]
+    mac = sql("SELECT mac_address FROM ports WHERE name = 'kept'")[0]["mac_address"]
+    assert play("boot_instance.yml", instances=[server]).rc == 0
+    assert play("boot_instance.yml", instances=[server]).changed == 0
+    assert "still in use" in play("boot_instance.yml", instances=[{**server, "name": "second"}]).output
+    assert "cannot be deleted" in play("playbooks/port.yml", ports=ports, state="absent").output
+    assert play("playbooks/delete_instance.yml", names=["ported"]).rc == 0
+    row = sql("SELECT * FROM ports WHERE name = 'kept'")[0]
+    assert (row["mac_address"], row["device_id"], row["binding_host"], row["status"]) == (mac, "", None, "DOWN")
+    assert [play("playbooks/port.yml", ports=ports, state="absent").changed for _ in range(2)] == [1, 0]
+    assert sql("SELECT * FROM ports WHERE name = 'kept'") == []
+
+
+def test_the_listing_shows_states_addresses_and_console(guests: dict[str, Guest]) -> None:
+    listing = play("playbooks/list_instances.yml", console_lines=30)
+    assert (listing.rc, listing.changed) == (0, 0), listing.output
+    for shown in (guests["web-1"].uuid, guests["web-1"].address, "RUNNING", "barestack-demo: hostname=web-1"):
+        assert shown in listing.output

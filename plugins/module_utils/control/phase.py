@@ -9,14 +9,13 @@ from typing import Any, ClassVar, Mapping, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records, instances
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import instances as instances_table
 from ansible_collections.barestack.kvm.plugins.module_utils.control.session import CONTROL_SPEC, identify
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Forbidden
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance, TaskState
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase
-from sqlalchemy import Connection, select
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, phase_name
+from sqlalchemy import Connection, Row
 
 
 class ControlPhase(Phase):
@@ -55,23 +54,25 @@ class ControlPhase(Phase):
     def handle(self, connection: Connection) -> list[Instance]:
         """The ``instances`` option as a handle of servers that this user may touch.
 
-        In check mode the rows that earlier phases rolled back are put into this transaction first.
+        A server that another run deletes meanwhile gets a fault. In check mode the rows that earlier phases rolled
+        back are put into this transaction first.
         """
         handle = [from_wire(Instance, item) for item in self.params["instances"]]
-        self._require_own(connection, handle)
+        rows = instances.recorded(connection, [instance.uuid for instance in handle])
+        for instance in handle:
+            row = rows.get(instance.uuid)
+            if not self.identity.may_touch(row.project_id if row else instance.project_id):
+                raise Forbidden(f"Server {instance.name} ({instance.uuid}) belongs to another project.")
         if self.check_mode:
             instances.restore(connection, handle)
-        return handle
+        return [self._unless_going(instance, rows.get(instance.uuid)) for instance in handle]
 
-    def _require_own(self, connection: Connection, handle: Sequence[Instance]) -> None:
-        query = select(instances_table.c.uuid, instances_table.c.project_id).where(
-            instances_table.c.uuid.in_([instance.uuid for instance in handle])
-        )
-        owners = {instance.uuid: instance.project_id for instance in handle}
-        owners.update({row.uuid: row.project_id for row in connection.execute(query)})
-        for instance in handle:
-            if not self.identity.may_touch(owners[instance.uuid]):
-                raise Forbidden(f"Server {instance.name} ({instance.uuid}) belongs to another project.")
+    def _unless_going(self, instance: Instance, row: Row[Any] | None) -> Instance:
+        """Nova's UnexpectedDeletingTaskStateError: a build has to notice that its server was deleted under it."""
+        if row is None or not row.going or instance.task_state == TaskState.DELETING or instance.fault:
+            return instance
+        message = "the server was deleted by another run meanwhile; what this run made of it is removed"
+        return instance.with_(fault=Fault(phase_name(type(self)), None, message, 409))
 
     def note_state(self, instance: Instance, before: str, after: str) -> None:
         """A change of state, as the diff shows it."""

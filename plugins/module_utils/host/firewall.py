@@ -91,7 +91,10 @@ class Firewall:
     def _change(self, wanted: Sequence[PortRules], gone: Sequence[Port]) -> None:
         with host_lock(self._paths, self._effects.check_mode):
             loaded = nft.load()
-            normal = nft.normalise(complete_script(wanted)) if wanted else Ruleset()
+            # What is not loaded at all needs no comparing: a boot of new ports costs one nft less.
+            known = [port for port in wanted if any(key in loaded.chains for key in port.chains)]
+            compare = known or (wanted and any(key in loaded.chains for key in base_chains()))
+            normal = nft.normalise(complete_script(known)) if compare else Ruleset()
             change = transaction(loaded, normal, wanted, gone)
             act: Callable[[], None] = partial(nft.commit, change.script)
             for step in change.steps:
@@ -133,12 +136,13 @@ def complete_script(wanted: Sequence[PortRules]) -> str:
 def transaction(loaded: Ruleset, normal: Ruleset, wanted: Sequence[PortRules], gone: Sequence[Port]) -> Transaction:
     """What makes the kernel hold the wanted ports and not the gone ones. Empty where it does. Pure.
 
-    ``normal`` is :func:`complete_script` of the wanted ports as the kernel lists it.
+    ``normal`` is :func:`complete_script` as the kernel lists it, of those wanted ports of which anything is loaded.
     """
     change = Transaction()
     texts = {"": base_chains() if wanted else {}, **{port.port_id: port.chains for port in wanted}}
     stale = {owner: _stale(chains, loaded, normal) for owner, chains in texts.items()}
     state = dataclasses.replace(loaded, chains={**loaded.chains, **normal.chains})
+    state.chains.update({key: nft.Chain({}) for chains in stale.values() for key in chains if key not in state.chains})
     state.sets = {name: dict(elements) for name, elements in loaded.sets.items()}
     sets = {name for port in wanted for name in (*port.members, *port.remotes)} - set(loaded.sets)
     changed = {owner for owner, chains in stale.items() if chains}
@@ -152,7 +156,7 @@ def transaction(loaded: Ruleset, normal: Ruleset, wanted: Sequence[PortRules], g
     # A base chain with another hook cannot be changed, only made anew.
     rebuilt = [key for key in chains if key in loaded.chains and normal.chains[key].header != loaded.chains[key].header]
     change.chains = nft.dropped(rebuilt) + _declared(chains, sets, bool(wanted))
-    _finish(change, loaded, state)
+    _finish(change, loaded, state, {name for port in wanted for name in port.remotes})
     change.steps = [_step(owner, stale.get(owner, {}), loaded, normal) for owner in sorted(changed)]
     return change
 
@@ -160,7 +164,11 @@ def transaction(loaded: Ruleset, normal: Ruleset, wanted: Sequence[PortRules], g
 def _stale(
     chains: Mapping[ChainKey, nft.WantedChain], loaded: Ruleset, normal: Ruleset
 ) -> Dict[ChainKey, nft.WantedChain]:
-    return {key: chain for key, chain in chains.items() if not normal.chains[key].same(loaded.chains.get(key))}
+    return {
+        key: chain
+        for key, chain in chains.items()
+        if key not in loaded.chains or not normal.chains[key].same(loaded.chains[key])
+    }
 
 
 def _declared(chains: Mapping[ChainKey, nft.WantedChain], sets: Set[str], maps: bool) -> List[str]:
@@ -224,14 +232,14 @@ def _is_last(loaded: Ruleset, state: Ruleset) -> bool:
     return mine and all(key in base for key in state.chains if key[0] == "bridge")
 
 
-def _finish(change: Transaction, loaded: Ruleset, state: Ruleset) -> None:
+def _finish(change: Transaction, loaded: Ruleset, state: Ruleset, needed: Set[str]) -> None:
     """Remove the sets that no one needs any more, or everything where no port is left."""
     if _is_last(loaded, state):
         change.chains, change.elements = [], []
         change.removals = nft.release(loaded, "bridge", [key for key in loaded.chains if key[0] == "bridge"])
         change.removals += nft.release(loaded, "inet", [key for key in base_chains() if key[0] == "inet"])
         return
-    used: Set[str] = set().union(*(nft.referenced(chain) for chain in state.chains.values()))
+    used: Set[str] = needed.union(*(nft.referenced(chain) for chain in state.chains.values()))
     idle = [name for name, items in state.sets.items() if name.startswith("sg") and not items and name not in used]
     change.removals += [f"delete set bridge {TABLE} {name}" for name in idle]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Set, Tuple
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host import system
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
@@ -49,9 +49,9 @@ class Chain:
     header: Dict[str, Any]
     rules: List[Rule] = field(default_factory=list)
 
-    def same(self, other: Optional[Chain]) -> bool:
+    def same(self, other: Chain) -> bool:
         """Whether both hold the same, wherever they were loaded."""
-        return other is not None and (self.header, self.texts) == (other.header, other.texts)
+        return (self.header, self.texts) == (other.header, other.texts)
 
     @property
     def texts(self) -> List[str]:

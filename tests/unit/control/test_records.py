@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import HEAD, Records, migrate
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import metadata, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import instances, metadata, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError, InvalidRequest
 from sqlalchemy import Connection, func, insert, select, text
 
@@ -56,6 +56,18 @@ def test_the_migrations_make_the_schema(records_url: str) -> None:
 
 def test_head_is_alembics_head() -> None:
     assert ScriptDirectory.from_config(migrate.configuration()).get_current_head() == HEAD
+
+
+def test_two_sites_do_not_number_their_servers_alike(records_url: str, tmp_path: Path) -> None:
+    def first(connection: Connection) -> int:
+        values = dict.fromkeys(("uuid", "project_id", "user_id", "name", "vm_state", "power_state"), "x")
+        times = dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00.000000Z")
+        row = insert(instances).values(**values, **times, request={}, spec={}, vcpus=1, memory_mb=1, deleted=0)
+        return int(connection.execute(row).inserted_primary_key[0])
+
+    numbers = {Records(records_url).run(first), *(Records(f"sqlite:///{tmp_path}/{i}.db").run(first) for i in range(4))}
+    assert len(numbers) > 1
+    assert max(numbers) < 1 << 31
 
 
 def test_a_transaction_that_raises_leaves_nothing(records_url: str) -> None:

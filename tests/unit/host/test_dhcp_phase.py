@@ -185,7 +185,7 @@ def test_a_dead_server_is_started_and_knows_its_guests(lab: Lab) -> None:
     assert pid(lab, net) != process
     port = server.ports[0]
     entry = f"0 {port.mac_address} {port.fixed_ips[0].ip_address} "
-    assert entry in (directory(lab, net) / "leases").read_text()
+    assert eventually(lambda: entry in (directory(lab, net) / "leases").read_text())
     assert lab.must("dhcp", server) == []
 
 

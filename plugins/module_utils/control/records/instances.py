@@ -12,13 +12,15 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records.sche
     instance_actions,
     instances,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, VmState
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, TaskState, VmState
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 _DYNAMIC = ("id", "availability_zone", "vm_state", "task_state", "power_state", "host", "fault", "launched_at")
 """What the columns hold; everything else of a handle is the ``spec``, or comes from another table."""
 _ELSEWHERE = ("ports", "block_devices", "disks", "events", "stuck", "wait_for")
+
+_going = or_(instances.c.deleted != 0, func.coalesce(instances.c.task_state, "") == TaskState.DELETING)
 
 
 def create(connection: Connection, instance: Instance, request: Mapping[str, Any]) -> Instance:
@@ -62,14 +64,22 @@ def restore(connection: Connection, handle: Iterable[Instance]) -> None:
             ports.restore(connection, instance)
 
 
-def save(connection: Connection, instance: Instance, now: str) -> None:
-    """Write the states, the host and the fault."""
+def save(connection: Connection, instance: Instance, now: str) -> bool:
+    """Write the states, the host and the fault. Whether that was done: a server that is being deleted stays so."""
     wire = to_wire(instance)
-    connection.execute(
+    done = connection.execute(
         update(instances)
-        .where(instances.c.uuid == instance.uuid)
+        .where(instances.c.uuid == instance.uuid, ~_going)
         .values(**{name: wire[name] for name in _DYNAMIC if name != "id"}, updated_at=now)
     )
+    return bool(done.rowcount)
+
+
+def recorded(connection: Connection, uuids: Sequence[str]) -> dict[str, Row[Any]]:
+    """uuid -> ``project_id``, ``vm_state`` and ``going`` (is being deleted, or is) as they are now, whoever wrote them."""
+    columns = (instances.c.uuid, instances.c.project_id, instances.c.vm_state, _going.label("going"))
+    rows = connection.execute(select(*columns).where(instances.c.uuid.in_(uuids)))
+    return {row.uuid: row for row in rows}
 
 
 def delete(connection: Connection, uuid: str, now: str) -> None:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -191,3 +193,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance_action_events")),
     )
     op.create_index(op.f("ix_instance_action_events_action_id"), "instance_action_events", ["action_id"], unique=False)
+    _count_from(secrets.randbelow(1 << 15) << 16)
+
+
+def _count_from(first: int) -> None:
+    """Number the servers from here. Libvirt knows them by their numbers, and several sites may share a host."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(f"ALTER SEQUENCE instances_id_seq RESTART WITH {first + 1}")
+    else:
+        op.execute(f"INSERT INTO sqlite_sequence (name, seq) VALUES ('instances', {first})")

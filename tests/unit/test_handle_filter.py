@@ -1,0 +1,59 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.barestack.kvm.plugins.filter.handle import faults, merge, trouble, undone
+
+FAULT = {"phase": "disk", "host": "kvm01", "message": "full", "code": 500}
+
+
+def instance(name: str, **changes: Any) -> dict[str, Any]:
+    base = {"uuid": name, "name": name, "host": "kvm01", "fault": None, "stuck": None, "wait_for": None, "step": 0}
+    return {**base, **changes}
+
+
+def test_each_instance_comes_from_its_hosts_last_phase() -> None:
+    hostvars = {
+        "kvm01": {"disk": {"instances": [instance("a", step=1)]}, "domain": {"instances": [instance("a", step=2)]}},
+        "kvm02": {
+            "disk": {"instances": [instance("b", host="kvm02", step=1)]},
+            "domain": {"instances": [instance("b", host="kvm02", step=3)]},
+        },
+    }
+    handle = [instance("a"), instance("b", host="kvm02"), instance("nowhere", host=None, fault=FAULT)]
+    assert [item["step"] for item in merge(handle, hostvars, ["disk", "domain"])] == [2, 3, 0]
+
+
+def test_a_phase_that_failed_as_a_whole_is_the_fault_of_its_hosts_instances() -> None:
+    hostvars = {"kvm01": {"disk": {"failed": True, "msg": "unreachable"}}, "kvm02": {}}
+    merged = merge([instance("a"), instance("b", host="kvm02")], hostvars, ["disk", "domain"])
+    assert faults(merged) == [
+        "a failed in disk on kvm01: unreachable",
+        "b failed in disk on kvm02: the host did not get there",
+    ]
+
+
+def test_an_undo_keeps_the_fault_and_is_not_stuck_because_of_it() -> None:
+    hostvars = {"kvm01": {"undo_disk": {"instances": [instance("a", fault=FAULT)]}}}
+    (after,) = undone([instance("a", fault=FAULT)], hostvars, ["undo_disk"])
+    assert (after["fault"], after["stuck"]) == (FAULT, None)
+
+
+def test_an_undo_that_did_not_happen_is_stuck() -> None:
+    hostvars = {"kvm01": {"undo_disk": {"failed": True, "msg": "unreachable"}}}
+    (after,) = undone([instance("a", fault=FAULT)], hostvars, ["undo_disk"])
+    assert after["stuck"]["message"] == "unreachable"
+
+
+def test_the_summary_names_failures_and_waits_that_did_not_end_well() -> None:
+    late = {"phase": "wait", "host": "kvm01", "message": "no lease", "code": 500}
+    waiting = instance("w", wait_for={"condition": "lease"})
+    control = {
+        "finish": {"instances": [instance("bad", fault=FAULT), waiting, instance("good")]},
+        "undone": {"instances": [instance("bad", fault=FAULT)]},
+    }
+    hostvars = {"kvm01": {"wait": {"instances": [{**waiting, "fault": late}]}}}
+    assert trouble(control, hostvars) == ["bad failed in disk on kvm01: full", "w failed in wait on kvm01: no lease"]
