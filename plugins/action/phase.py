@@ -9,9 +9,11 @@ host's phases and ``inventories/local`` would spend most of their time on.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -23,6 +25,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import 
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, execute, failure
 
 _COLLECTION = "ansible_collections.barestack.kvm.plugins"
+_PR_SET_PDEATHSIG = 1
 
 # Ansible loads this file before it forks a worker for each task: what is imported here is imported once, not in every
 # worker again. A site whose hosts are all remote need not have the hosts' libraries.
@@ -43,6 +46,15 @@ if importlib.util.find_spec("libvirt"):
         "vif",
     ):
         importlib.import_module(f"{_COLLECTION}.modules.{_phase}")
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this worker with ansible-playbook, so that a phase of a killed run does not go on unseen.
+
+    A worker has a session of its own: a kill of the process group passes it by.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ActionModule(ActionBase):
@@ -70,6 +82,7 @@ class ActionModule(ActionBase):
         try:
             if validated.error_messages:
                 raise InvalidRequest(validated.errors.msg)
+            end_with_parent()
             answer = execute(phase, validated.validated_parameters, self._task.check_mode)
         except BarestackError as error:
             answer = failure(error)

@@ -95,7 +95,12 @@ from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.designer 
 from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import resolve_virt_type
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, HostError, InvalidRequest
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import (
+    Conflict,
+    HostError,
+    InvalidRequest,
+    NotFound,
+)
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, PowerState
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, run_module
 
@@ -214,8 +219,10 @@ class Domain(HostPhase):
         """Stop, undefine, remove what libvirt and virtlogd leave."""
         hypervisor = self._hypervisor()
         uuid, name = instance.uuid, instance.domain_name
-        if hypervisor and hypervisor.digest(uuid) is not None:
-            self._remove_domain(hypervisor, instance)
+        if hypervisor:
+            with contextlib.suppress(NotFound):  # gone since we looked: another run removes it too
+                if hypervisor.digest(uuid) is not None:
+                    self._remove_domain(hypervisor, instance)
         nvram = f"{driver.NVRAM_DIRECTORY}/{name}_VARS.fd"
         if hypervisor and os.path.exists(nvram) and not hypervisor.uuid_of(name):
             self.effects.apply("domain.definition", nvram, lambda: _remove(nvram), before="UEFI variables")

@@ -119,6 +119,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.request impo
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import parse_availability_zone
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
+    Fault,
     Instance,
     PortStatus,
     PowerState,
@@ -127,7 +128,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 
 class InstanceRecord(ControlPhase):
@@ -208,7 +209,7 @@ class InstanceRecord(ControlPhase):
 
     def _active(self, connection: Connection) -> dict[str, Any]:
         handle = self.handle(connection)
-        rows = instances.recorded(connection, [instance.uuid for instance in handle])
+        rows = self._recorded(connection, handle)
         handle = [self._finish(connection, instance, rows.get(instance.uuid)) for instance in handle]
         failed = [i for i in handle if i.fault and i.vm_state == VmState.ERROR]
         waiting = sorted({str(i.host) for i in handle if i.wait_for and not i.fault})
@@ -224,12 +225,11 @@ class InstanceRecord(ControlPhase):
         if state == VmState.ERROR and not instance.fault:
             message = "another run that booted this server failed and removes it; run again"
             instance = instance.with_(fault=Fault(self.name, None, message, 409))
-        if instance.fault:
-            instance = instance.with_(vm_state=VmState.ACTIVE if _runs(row) else VmState.ERROR)
-            if instance.vm_state == VmState.ERROR:
-                instances.save(connection, instance, self._now)
+        if instance.fault and (state != VmState.ACTIVE or (row and row.going)):
+            instance = instance.with_(vm_state=VmState.ERROR)
+            instances.save(connection, instance, self._now)
             return instance
-        if state == VmState.ACTIVE and instance.power_state == PowerState.RUNNING:
+        if instance.fault or (state == VmState.ACTIVE and instance.power_state == PowerState.RUNNING):
             return instance.with_(vm_state=VmState.ACTIVE, task_state=None)
         before = f"{instance.vm_state}/{instance.task_state}"
         instance = instance.with_(
@@ -252,16 +252,17 @@ class InstanceRecord(ControlPhase):
     def _error(self, connection: Connection) -> dict[str, Any]:
         handle = []
         for instance in self.handle(connection):
-            if instance.host:
-                compute_nodes.count_build(connection, instance.host, failed=True)
-            kept = instance.host if instance.stuck else None
+            host, kept = instance.host, instance.host if instance.stuck else None
             instance = instance.with_(vm_state=VmState.ERROR, task_state=None, host=kept)
-            instances.save(connection, instance, self._now)
+            handle.append(instance.with_(events=()))
+            if not instances.save(connection, instance, self._now):
+                continue  # another run deletes it, and writes that down
+            if host:
+                compute_nodes.count_build(connection, host, failed=True)
             instance = instances.write_events(connection, instance)
             instances.finish_action(connection, instance, self._now, "Error")
             self.note_state(instance, VmState.BUILDING, f"{VmState.ERROR}: {instance.fault}")
             self._notifications.append(notify.cloud_event("instance.create.error", instance, self._now))
-            handle.append(instance)
         return {"instances": to_wire(handle)}
 
     def _deleting(self, connection: Connection) -> dict[str, Any]:
@@ -278,8 +279,11 @@ class InstanceRecord(ControlPhase):
         return {"instances": to_wire(handle), "missing": missing}
 
     def _absent(self, connection: Connection) -> dict[str, Any]:
-        handle: Sequence[Instance] = self.handle(connection)
+        handle = self.handle(connection)
+        rows = self._recorded(connection, handle)
         for instance in handle:
+            if instance.uuid in rows and rows[instance.uuid].vm_state == VmState.DELETED:
+                continue  # by another run, meanwhile
             instances.write_events(connection, instance)
             if not instance.stuck:
                 instances.finish_action(connection, instance, self._now)
@@ -287,6 +291,10 @@ class InstanceRecord(ControlPhase):
                 self.effects.note("instance.record", instance.name, before=pretty({"uuid": instance.uuid}))
                 self._notifications.append(notify.cloud_event("instance.delete.end", instance, self._now))
         return {"instances": to_wire(handle)}
+
+    def _recorded(self, connection: Connection, handle: Sequence[Instance]) -> dict[str, Row[Any]]:
+        """The rows as they are now; in check mode none, since what this run wrote in them was rolled back."""
+        return {} if self.check_mode else instances.recorded(connection, [instance.uuid for instance in handle])
 
 
 PHASE = InstanceRecord

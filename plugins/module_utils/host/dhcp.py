@@ -133,7 +133,7 @@ class _Server:
         """Start dnsmasq where it does not run or runs for other subnets, else have it read its files again."""
         command = dnsmasq.command(self._network, self._directory)
         pid, running = self._process()
-        if running == command:
+        if running == command and netlink.is_in_namespace(pid, self._network.namespace):
             self.reload_if_running()
             return
 
@@ -167,12 +167,14 @@ class _Server:
         macs = {port.mac_address.lower() for port in ports}
         addresses = {str(ipaddress.ip_address(fixed.ip_address)) for port in ports for fixed in port.fixed_ips}
         held = [lease for lease in found if lease.hardware in macs or lease.address in addresses]
-        pid, running = self._process()
-        device = system.read_file(f"{self._directory}/interface").strip().replace("tap", "ns-", 1)
-        if not pid or not netlink.namespace_exists(self._network.namespace):
+        pid, _ = self._process()
+        tap = system.read_file(f"{self._directory}/interface").strip()
+        with Netlink() as socket:
+            reachable = tap in socket.links() and netlink.namespace_exists(self._network.namespace)
+        if not held or not pid or not reachable:
             return
         for lease in held:
-            command = dnsmasq.release_command(device, lease, server)
+            command = dnsmasq.release_command(tap.replace("tap", "ns-", 1), lease, server)
             act = partial(netlink.in_namespace, self._network.namespace, partial(system.run, *command))
             self._effects.apply("dhcp.lease", lease.address, act, before=f"{lease.hardware} {lease.address}")
 

@@ -20,7 +20,7 @@ from typing import Callable, ClassVar, Dict, Optional, Tuple, Type
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host import image_format
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
-from ansible_collections.barestack.kvm.plugins.module_utils.host.system import locked, run
+from ansible_collections.barestack.kvm.plugins.module_utils.host.system import locked, names, run
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, HostError, InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Disk, Instance
@@ -49,7 +49,7 @@ def build_once(path: str, write: Callable[[str], None], mode: int = DISK_MODE, k
     part = part_of(path)
     while not os.path.lexists(path):
         with locked(part) as descriptor:
-            if not _names(part, descriptor):
+            if not names(part, descriptor):
                 continue  # renamed or removed by the builder that we waited for
             if os.path.lexists(path):
                 os.unlink(part)
@@ -64,13 +64,6 @@ def build_once(path: str, write: Callable[[str], None], mode: int = DISK_MODE, k
             os.rename(part, path)
             return True
     return False
-
-
-def _names(path: str, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def require_space(path: str, need: int, what: str) -> None:
@@ -334,7 +327,10 @@ def _remove(directory: str, doomed: str) -> None:
 
 
 def _remove_tree(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
+    """Remove it, also where another run removes it at the same time."""
+    while os.path.lexists(path):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)

@@ -248,6 +248,15 @@ def namespace_exists(name: str) -> bool:
         return False
 
 
+def is_in_namespace(pid: int, name: str) -> bool:
+    """Whether a process is in the namespace that has this name now: it lives on in one that was deleted."""
+    try:
+        inside, named = os.stat(f"/proc/{pid}/ns/net"), os.stat(f"{NAMESPACES}/{name}")
+    except FileNotFoundError:
+        return False
+    return (inside.st_dev, inside.st_ino) == (named.st_dev, named.st_ino)
+
+
 def create_namespace(name: str) -> None:
     """``ip netns add``, over whatever a killed attempt left."""
     if os.path.exists(f"{NAMESPACES}/{name}"):

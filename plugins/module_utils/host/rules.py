@@ -11,6 +11,10 @@ Three chains a port, in the table ``bridge barestack``:
 
 The bridge family has no connection tracking of its own on every kernel, so the chains of ``inet barestack`` mark
 packets of known connections with ``ESTABLISHED``, a bit of the packet mark, and the port's chains look at that.
+
+A limit that follows: a packet that the host routes to a guest is tracked before ``ingress-<tap>`` drops it. A guest
+whose groups restrict egress, and a peer behind the host's routing that is in league with it, can so answer each other.
+Bridged packets are dropped before they are tracked.
 """
 
 from __future__ import annotations
@@ -133,7 +137,10 @@ def _check(port: Port) -> None:
 
 
 def _addresses(port: Port, version: int) -> Tuple[str, ...]:
-    found = [ipaddress.ip_address(fixed.ip_address) for fixed in port.fixed_ips]
+    try:
+        found = [ipaddress.ip_address(fixed.ip_address) for fixed in port.fixed_ips]
+    except ValueError as error:
+        raise InvalidRequest(f"port {port.id}: fixed_ips: {error}") from None
     return tuple(str(address) for address in sorted(set(found), key=int) if address.version == version)
 
 
@@ -262,7 +269,7 @@ def _protocol(group: SecurityGroup, name: Optional[str], icmp: int) -> Optional[
 
 
 def _within(group: SecurityGroup, key: str, value: Optional[int], most: int) -> int:
-    if value is None or not 0 <= value <= most:
+    if not isinstance(value, int) or not 0 <= value <= most:
         raise _invalid(group, key, value, f"from 0 to {most}")
     return value
 

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import os
 import subprocess
-import tempfile
 from typing import Iterator, Optional
 
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
@@ -31,20 +30,34 @@ def run(*command: str, stdin: Optional[str] = None, timeout: Optional[float] = N
 
 
 def replace_file(path: str, text: str, mode: int = 0o644) -> None:
-    """Write a whole file under a temporary name, then rename it: a reader sees the old text or the new one."""
-    directory = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)
+    """Write a whole file under a temporary name, then rename it: a reader sees the old text or the new one.
+
+    The temporary name is always the same, and locked, so that what a killed write left is used by the next one.
+    """
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.part")
+    while True:
+        with locked(temporary) as descriptor:
+            if not names(temporary, descriptor):
+                continue  # renamed or removed by the writer that we waited for
+            try:
+                os.ftruncate(descriptor, 0)
+                with open(descriptor, "w", closefd=False) as stream:
+                    stream.write(text)
+                os.fsync(descriptor)
+                os.fchmod(descriptor, mode)
+                os.rename(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+            return
+
+
+def names(path: str, descriptor: int) -> bool:
+    """Whether ``path`` still is the open file: what someone who waited for its lock has to ask."""
     try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def read_file(path: str) -> str:

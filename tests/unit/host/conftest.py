@@ -92,7 +92,7 @@ class Guest:
         def opened() -> socket.socket:
             made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
             made.bind(("eth0", 0))
-            made.settimeout(3)
+            made.settimeout(10)
             return made
 
         return self.inside(opened)
@@ -102,7 +102,7 @@ def _bound(kind: int, address: str, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.bind((address, port))
-    made.settimeout(3)
+    made.settimeout(10)
     return made
 
 

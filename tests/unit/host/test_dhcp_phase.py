@@ -67,7 +67,7 @@ def lease(lab: Lab, guest: Guest, tries: int = 4) -> Dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def eventually(condition: Any, seconds: float = 3.0) -> bool:
+def eventually(condition: Any, seconds: float = 10.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -260,6 +260,18 @@ def test_a_broken_interface_is_mended(lab: Lab) -> None:
         assert lab.must("dhcp", server) == mended, damage
         assert lab.must("dhcp", server) == []
     assert lease(lab, lab.plug(server.ports[0], addresses=False))["ip"]
+
+
+def test_a_deleted_namespace_is_made_again_and_its_server_with_it(lab: Lab) -> None:
+    net = lab.network()
+    (server,) = booted(lab, net, "one")
+    process = pid(lab, net)
+    shell(f"ip netns delete {net.namespace}")
+    effects = [effect.split()[0] for effect in lab.must("dhcp", server)]
+    assert effects == ["dhcp.namespace", "dhcp.interface", "dhcp.server"]
+    assert gone(process)
+    assert lease(lab, lab.plug(server.ports[0], addresses=False))["ip"]
+    assert lab.must("dhcp", server) == []
 
 
 def test_what_a_killed_call_left_of_a_namespace_is_no_namespace(lab: Lab) -> None:

@@ -175,6 +175,7 @@ def test_wrong_values_are_named(rule: Rule, message: str) -> None:
         (port(SecurityGroup("g", "x", (Rule("ingress", "IPv4", remote_group_id="a b"),))), "security group id 'a b'"),
         (port(mac_address="fa:16:3e:00:00"), "is not a MAC address"),
         (port(id='x" }'), "port id"),
+        (port(fixed_ips=(FixedIP("s4", "10.0.0.5; drop"),)), "port 51ee5d4-0000-4: fixed_ips: '10.0.0.5; drop'"),
     ],
 )
 def test_nothing_gets_into_nfts_text_unseen(made: Port, message: str) -> None:

@@ -106,7 +106,7 @@ def test_it_waits_for_the_tap_its_bridge_and_its_being_up(lab: Lab, servers: Lis
     with meanwhile(*steps):
         result = run(lab, servers[0])
     assert result["instances"][0].fault is None
-    assert 0.15 < time.monotonic() - before < 3
+    assert 0.15 < time.monotonic() - before < 5
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_the_watcher_follows_every_change(lab: Lab) -> None:
 
     def comes(accept: Any, *commands: str) -> bool:
         with meanwhile(*commands):
-            return bool(accept(watcher.wait(accept, time.monotonic() + 3)))
+            return bool(accept(watcher.wait(accept, time.monotonic() + 10)))
 
     with LinkWatcher() as watcher:
         assert comes(lambda links: "before" in links)
@@ -225,7 +225,7 @@ def test_a_wait_ends_at_its_deadline_with_what_there_is(lab: Lab) -> None:
     with LinkWatcher() as watcher:
         before = time.monotonic()
         links = watcher.wait(lambda found: False, before + 0.2)
-        assert 0.2 <= time.monotonic() - before < 1
+        assert 0.2 <= time.monotonic() - before < 5
         assert "lo" in links
 
 

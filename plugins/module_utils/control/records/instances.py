@@ -76,7 +76,7 @@ def save(connection: Connection, instance: Instance, now: str) -> bool:
 
 
 def recorded(connection: Connection, uuids: Sequence[str]) -> dict[str, Row[Any]]:
-    """uuid -> ``project_id``, ``vm_state`` and ``going`` (is being deleted, or is) as they are now, whoever wrote them."""
+    """uuid -> ``project_id``, ``vm_state`` and ``going`` (deleted, or on its way there), whichever run wrote them."""
     columns = (instances.c.uuid, instances.c.project_id, instances.c.vm_state, _going.label("going"))
     rows = connection.execute(select(*columns).where(instances.c.uuid.in_(uuids)))
     return {row.uuid: row for row in rows}

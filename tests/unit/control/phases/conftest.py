@@ -1,0 +1,273 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""A site whose phases run as the playbooks run them: a real token, real records, one phase's handle into the next.
+
+What happens on a compute host is not part of these tests: ``Site.built`` and ``Site.failed`` are the handle that the
+host's phases give back, as data.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import argon2
+import pytest
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import metadata
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import execute
+from sqlalchemy import select
+
+PASSWORD = "hush-hush"
+HASH = argon2.PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
+CATALOG: dict[str, Any] = {
+    "flavors": [
+        {"name": "tiny", "vcpus": 1, "ram": 128, "disk": 1},
+        {"name": "small", "vcpus": 2, "ram": 512, "disk": 2},
+        {"name": "huge", "vcpus": 2, "ram": 65536, "disk": 2},
+        {"name": "half", "vcpus": 1, "ram": 2048, "disk": 1},
+    ],
+    "images": [{"name": "demo", "url": "/srv/demo.qcow2", "checksum": f"sha256:{'1' * 64}"}],
+    "networks": [
+        {"name": "private", "subnets": [{"name": "v4", "cidr": "192.0.2.0/24"}]},
+        {"name": "narrow", "subnets": [{"name": "v4", "cidr": "198.51.100.0/29", "enable_dhcp": False}]},
+    ],
+    "security_groups": [{"name": "web", "rules": [{"protocol": "tcp", "port_range_min": 80, "port_range_max": 80}]}],
+    "keypairs": [],
+    "projects": [{"name": "demo", "quota": {"ram": 262144}}, {"name": "other"}],
+    "users": [
+        {"name": "alice", "password_hash": HASH, "roles": {"demo": "member"}},
+        {"name": "bob", "password_hash": HASH, "roles": {"other": "member"}},
+        {"name": "rita", "password_hash": HASH, "roles": {"demo": "reader"}},
+        {"name": "root", "password_hash": HASH, "roles": {"demo": "admin", "other": "admin"}},
+    ],
+    "aggregates": [],
+}
+HYPERVISOR: dict[str, Any] = {
+    "hostname": "kvm",
+    "host_ip": "192.0.2.250",
+    "hypervisor_type": "QEMU",
+    "hypervisor_version": 7002000,
+    "libvirt_version": 9000000,
+    "virt_type": "kvm",
+    "vcpus": 4,
+    "memory_mb": 4608,
+    "disk_gb": 100,
+    "disk_available_gb": 90,
+    "running_domains": 0,
+    "numa_cells": [],
+    "cpu_info": {"arch": "x86_64", "model": "Any", "features": []},
+    "supported_instances": [["x86_64", "kvm", "hvm"]],
+    "machine_types": {"x86_64": ["pc", "q35"]},
+    "firmware": ["bios"],
+}
+"""A host with room for two servers of the flavor ``half``."""
+
+STEPS = ("instance", "stale", "compute_node", "schedule", "port", "volume", "building", "active")
+"""boot_instance.yml's tasks on the control host, in its order."""
+UNDO = ("rolled_back", "port_absent", "schedule_absent", "error")
+DELETE = ("deleting", "volume_absent", "port_absent", "schedule_absent", "absent")
+UNDOS = {
+    "rolled_back": ("volume", "rolled_back"),
+    "volume_absent": ("volume", "absent"),
+    "port_absent": ("port", "absent"),
+    "schedule_absent": ("schedule", "absent"),
+    "error": ("instance", "error"),
+    "absent": ("instance", "absent"),
+}
+
+
+class Site:
+    """The catalogue, the keys, the records; and what the playbooks do with them."""
+
+    def __init__(self, directory: Path, records_url: str) -> None:
+        self.directory = directory
+        self.records_url = records_url
+        self.keys = str(directory / "keys")
+        self.notifications = directory / "notifications.jsonl"
+        self.catalog = copy.deepcopy(CATALOG)
+        self.hosts = ["kvm1"]
+        self.results: dict[str, dict[str, Any]] = {}
+        """The last run's results by step."""
+
+    def token(self, user: str = "alice", project: str = "", check: bool = False, **options: Any) -> str:
+        """The token phase's token; bob's is for his own project."""
+        project = project or ("other" if user == "bob" else "demo")
+        auth = {"username": user, "password": PASSWORD, "project_name": project}
+        given = {"auth": auth, "catalog": self.catalog, "keys_directory": self.keys, **options}
+        return str(self._run("token", given, check)["token"])
+
+    def phase(self, name: str, user: str = "alice", check: bool = False, **options: Any) -> dict[str, Any]:
+        """One phase's result, by the way that Ansible's action goes: the argument spec, then ``execute``."""
+        if name == "instance":
+            options.setdefault("notification_file", str(self.notifications))
+        token = options.pop("token", None) or self.token(user, options.pop("project", ""), check)
+        given = {"catalog": self.catalog, "keys_directory": self.keys, "records_url": self.records_url}
+        return self._run(name, {"token": token, **given, **options}, check)
+
+    def _run(self, name: str, given: dict[str, Any], check: bool) -> dict[str, Any]:
+        phase = importlib.import_module(f"ansible_collections.barestack.kvm.plugins.modules.{name}").PHASE
+        validated = ArgumentSpecValidator(phase.argument_spec).validate(given)
+        assert validated.error_messages == []
+        result = execute(phase, validated.validated_parameters, check)
+        carried: dict[str, Any] = json.loads(json.dumps(result))  # what Ansible carries on is JSON
+        return carried
+
+    def report(self, name: str, **changes: Any) -> dict[str, Any]:
+        """What a boot gives compute_node for a host."""
+        return {"name": name, "hypervisor": {**HYPERVISOR, "hostname": name, **changes}}
+
+    def record(self, *names: str, **changes: Any) -> None:
+        """Compute hosts in the records, before any boot."""
+        self.hosts = list(names)
+        self.phase("compute_node", hosts=[self.report(name, **changes) for name in names])
+
+    @staticmethod
+    def server(name: str = "web", **changes: Any) -> dict[str, Any]:
+        """A request."""
+        return {"name": name, "flavor": "tiny", "image": "demo", "network": "private", **changes}
+
+    def boot(self, *requests: dict[str, Any], last: str = "active", **options: Any) -> list[dict[str, Any]]:
+        """boot_instance.yml as far as the control host goes, up to the step ``last``, without the rollback.
+
+        ``user``, ``check``; ``twice``: each step is done again at once, which must change nothing and answer the same;
+        ``host``: what the host makes of an instance, by default :meth:`built`.
+        """
+        self.results = {}
+        handle: list[dict[str, Any]] = []
+        for step in STEPS[: STEPS.index(last) + 1]:
+            if step == "active":
+                handle = [options.get("host", self.built)(instance) for instance in handle]
+            handle = self._step(step, handle, list(requests), options)
+        return handle
+
+    def _step(
+        self, step: str, handle: list[dict[str, Any]], requests: list[dict[str, Any]], options: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        reports = [self.report(name) for name in self.results.get("stale", {}).get("stale", [])]
+        given: dict[str, dict[str, Any]] = {
+            "instance": {"requests": requests},
+            "stale": {"state": "stale", "names": self.hosts},
+            "compute_node": {"hosts": reports},
+            "schedule": {"instances": handle, "reports": reports},
+            "building": {"state": "building", "task_state": "spawning", "instances": handle},
+            "active": {"state": "active", "instances": handle},
+        }
+        name = {"stale": "compute_node", "building": "instance", "active": "instance"}.get(step, step)
+        found = self._do(step, name, given.get(step, {"instances": handle}), options)
+        return list(found.get("instances", handle))
+
+    def undo(self, handle: list[dict[str, Any]], steps: tuple[str, ...] = UNDO, **options: Any) -> list[dict[str, Any]]:
+        """The control host's part of a rollback, or of a delete after its first step."""
+        for step in steps:
+            phase, state = UNDOS[step]
+            found = self._do(step, phase, {"state": state, "instances": handle}, options)
+        return list(found["instances"])
+
+    def delete(self, *names: str, **options: Any) -> list[dict[str, Any]]:
+        """delete_instance.yml as far as the control host goes; ``last`` as in :meth:`boot`."""
+        self.results = {}
+        last = options.pop("last", "absent")
+        found = self._do("deleting", "instance", {"state": "deleting", "names": list(names)}, options)
+        steps = DELETE[1 : DELETE.index(last) + 1]
+        return self.undo(found["instances"], steps, **options) if found["instances"] and steps else found["instances"]
+
+    def _do(self, step: str, name: str, given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        user, check = options.get("user", "alice"), options.get("check", False)
+        self.results[step] = self.phase(name, user, check, **given)
+        if options.get("twice"):
+            again = self.phase(name, user, check, **given)
+            assert again["effects"] == [], f"{step} is not repeatable"
+            assert _essence(again) == _essence(self.results[step])
+        return self.results[step]
+
+    def changed(self) -> set[str]:
+        """The steps of the last run that changed anything."""
+        return {step for step, result in self.results.items() if result["changed"]}
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """A table's rows."""
+        query = select(metadata.tables[table])
+        return Records(self.records_url).run(lambda connection: [dict(row._mapping) for row in connection.execute(query)])
+
+    def row(self, name: str = "web") -> dict[str, Any]:
+        """The newest row of a server with this name, deleted or not."""
+        return sorted((row for row in self.rows("instances") if row["name"] == name), key=lambda row: row["id"])[-1]
+
+    def states(self, name: str = "web") -> tuple[str, str | None, str]:
+        """The server's three states."""
+        row = self.row(name)
+        return row["vm_state"], row["task_state"], row["power_state"]
+
+    def claims(self) -> dict[str, dict[str, int]]:
+        """Server's name -> what it holds."""
+        names = {row["uuid"]: row["name"] for row in self.rows("instances")}
+        found: dict[str, dict[str, int]] = {}
+        for row in self.rows("allocations"):
+            found.setdefault(names[row["consumer_id"]], {})[row["resource_class"]] = row["used"]
+        return found
+
+    def ports(self, owner: str = "compute:") -> list[dict[str, Any]]:
+        """The servers' ports, or another owner's."""
+        return [row for row in self.rows("ports") if row["device_owner"] == owner]
+
+    def events(self) -> list[dict[str, Any]]:
+        """The notifications in the file."""
+        text = self.notifications.read_text() if self.notifications.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def dump(self) -> dict[str, list[dict[str, Any]]]:
+        """Every table, to compare; without the heartbeats and the times of the last writes."""
+        return {
+            name: [{key: value for key, value in row.items() if key != "updated_at"} for row in self.rows(name)]
+            for name in metadata.tables
+        }
+
+    @staticmethod
+    def built(instance: dict[str, Any], **changes: Any) -> dict[str, Any]:
+        """The instance as its host's phases return it: volumes connected, guest running, ports ACTIVE."""
+        if instance["fault"]:
+            return instance
+        devices = [
+            {**device, "connection_info": {"data": {"device_path": f"/pool/{device['volume_id']}"}}}
+            for device in instance["block_devices"]
+        ]
+        times = {"start_time": "2026-01-01T00:00:00.000000Z", "finish_time": "2026-01-01T00:00:01.000000Z"}
+        event = {"event": "domain", **times, "result": "Success", "host": instance["host"], "traceback": None}
+        return {
+            **instance,
+            "block_devices": devices,
+            "disks": [{"role": "root", "path": "/disk", "format": "qcow2", "serial": None, "boot_index": 0}],
+            "ports": [{**port, "status": "ACTIVE"} for port in instance["ports"]],
+            "power_state": "RUNNING",
+            "events": [*instance["events"], event],
+            **changes,
+        }
+
+    @staticmethod
+    def failed(instance: dict[str, Any], message: str = "no space left", phase: str = "disk") -> dict[str, Any]:
+        """The instance as its host's phases return it when one of them fails."""
+        return {**instance, "fault": {"phase": phase, "host": instance["host"], "message": message, "code": 500}}
+
+    @staticmethod
+    def stuck(instance: dict[str, Any], message: str = "device is busy") -> dict[str, Any]:
+        """The instance as its host's undos return it when one of them fails."""
+        return {**instance, "stuck": {"phase": "disk", "host": instance["host"], "message": message, "code": 500}}
+
+
+def _essence(result: dict[str, Any]) -> Any:
+    """What the next step makes use of."""
+    keys = ("uuid", "host", "vm_state", "task_state", "power_state", "ports", "block_devices", "fault", "stuck")
+    return [{key: instance[key] for key in keys} for instance in result.get("instances", [])], result.get("hosts")
+
+
+@pytest.fixture
+def site(tmp_path: Path, records_url: str, monkeypatch: pytest.MonkeyPatch) -> Site:
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        monkeypatch.delenv(name)
+    return Site(tmp_path, records_url)
