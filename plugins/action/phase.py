@@ -5,6 +5,9 @@
 Every phase's name is a link to this file. The phase's code, options and result are the same either way; what is
 saved is a new Python, its imports and the module's archive, some 0.2 s a phase, which is what the control
 host's phases and ``inventories/local`` would spend most of their time on.
+
+The control host's phases always run here, as the user who runs Ansible: ``become`` and an interpreter that a site sets
+for all its hosts are not meant for them, and a module's archive would lack the libraries and the records' migrations.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ _PR_SET_PDEATHSIG = 1
 for _phase in ("token", "compute_node", "instance", "schedule", "port", "volume"):
     importlib.import_module(f"{_COLLECTION}.modules.{_phase}")
 importlib.import_module("cryptography.fernet")
-if importlib.util.find_spec("libvirt"):
+_HAS_HOST_LIBRARIES = all(importlib.util.find_spec(_name) for _name in ("libvirt", "pyroute2"))
+if _HAS_HOST_LIBRARIES:
     importlib.import_module("pyroute2")
     for _phase in (
         "network",
@@ -83,6 +87,9 @@ class ActionModule(ActionBase):
             if validated.error_messages:
                 raise InvalidRequest(validated.errors.msg)
             end_with_parent()
+            environment: dict[str, str] = {}
+            self._compute_environment_string(environment)
+            os.environ.update(environment)  # the task's own, and so is this worker
             answer = execute(phase, validated.validated_parameters, self._task.check_mode)
         except BarestackError as error:
             answer = failure(error)
@@ -93,10 +100,10 @@ class ActionModule(ActionBase):
 
     def _is_this_machine(self, phase: type[Phase], task_vars: dict[str, Any]) -> bool:
         """Whether the module would run on this machine, as this user, with this very Python."""
-        if self._connection.transport != "local" or self._play_context.become or self._task.async_val:
+        if phase.on_control:
+            return True
+        if self._connection.transport != "local" or self._play_context.become or not _HAS_HOST_LIBRARIES:
             return False
         # As it is: a copy of the string would not be trusted as a template.
         wanted = self._templar.template(task_vars.get("ansible_python_interpreter", sys.executable))
-        if os.path.realpath(str(wanted)) != os.path.realpath(sys.executable):
-            return False
-        return phase.on_control or importlib.util.find_spec("libvirt") is not None
+        return os.path.realpath(str(wanted)) == os.path.realpath(sys.executable)

@@ -9,6 +9,9 @@ from typing import Any
 
 Handle = list[dict[str, Any]]
 
+CONTROL = "localhost"
+NO_HOST = "compute:!all"
+
 _SETTINGS = (
     "cpu_allocation_ratio",
     "ram_allocation_ratio",
@@ -49,12 +52,15 @@ def _last(
     instance: dict[str, Any], hostvars: Mapping[str, Any], phases: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The instance as the last phase returned it, and as a fault the phase that did not return it."""
+    host = instance["host"]
+    results = hostvars[host] if host in hostvars else {}
+    nothing = {"msg": "the host did not get there" if results else "the host is not in the inventory"}
     for phase in phases:
-        result = hostvars[instance["host"]].get(phase) or {"msg": "the host did not get there"}
+        result = results.get(phase) or nothing
         found = [item for item in result.get("instances", []) if item["uuid"] == instance["uuid"]]
         if not found:
             message = str(result.get("msg", "no answer"))
-            return instance, {"phase": phase, "host": instance["host"], "message": message, "code": 500}
+            return instance, {"phase": phase, "host": host, "message": message, "code": 500}
         instance = found[0]
     return instance, None
 
@@ -84,14 +90,27 @@ def faults(handle: Handle) -> list[str]:
     return lines
 
 
-def trouble(control: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[str]:
+def trouble(hostvars: Mapping[str, Any]) -> list[str]:
     """What a boot's summary says: a line for each server that failed, or that did not get ready in time."""
-    undone_ = control.get("undone", {}).get("instances", [])
-    gone = {instance["uuid"] for instance in undone_}
-    others = [instance for instance in control["finish"]["instances"] if instance["uuid"] not in gone]
+    control = hostvars.get(CONTROL, {})
+    gone = {instance["uuid"]: instance for instance in control.get("undone", {}).get("instances", [])}
+    others = [item for item in control.get("finish", {}).get("instances", []) if item["uuid"] not in gone]
     waited = merge([instance for instance in others if instance["wait_for"]], hostvars, ["wait"])
     rest = [instance for instance in others if not instance["wait_for"]]
-    return faults([*undone_, *waited, *rest])
+    return faults([*gone.values(), *waited, *rest])
+
+
+def hosts_of(hostvars: Mapping[str, Any], registered: str, key: str = "hosts") -> list[str] | str:
+    """The hosts that a control phase's registered result names, or a pattern that matches none.
+
+    A play's ``hosts`` takes it. ``hostvars`` is empty while Ansible only checks the syntax.
+    """
+    return hostvars.get(CONTROL, {}).get(registered, {}).get(key) or NO_HOST
+
+
+def control_if(hostvars: Mapping[str, Any], registered: str, key: str) -> str:
+    """The control host where a registered result has something under ``key``, or a pattern that matches none."""
+    return CONTROL if hostvars.get(CONTROL, {}).get(registered, {}).get(key) else NO_HOST
 
 
 class FilterModule:
@@ -99,4 +118,6 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
-        return {"merge": merge, "undone": undone, "reports": reports, "faults": faults, "trouble": trouble}
+        return {
+            function.__name__: function for function in (merge, undone, reports, faults, trouble, hosts_of, control_if)
+        }

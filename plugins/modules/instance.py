@@ -87,6 +87,11 @@ to_undo:
   returned: when active
   type: list
   elements: dict
+undo_hosts:
+  description: For I(state=active), the hosts that they were placed on.
+  returned: when active
+  type: list
+  elements: str
 waiting:
   description: For I(state=active), the hosts with servers that are waited for.
   returned: when active
@@ -212,8 +217,9 @@ class InstanceRecord(ControlPhase):
         rows = self._recorded(connection, handle)
         handle = [self._finish(connection, instance, rows.get(instance.uuid)) for instance in handle]
         failed = [i for i in handle if i.fault and i.vm_state == VmState.ERROR]
+        undo = sorted({i.host for i in failed if i.host})
         waiting = sorted({str(i.host) for i in handle if i.wait_for and not i.fault})
-        return {"instances": to_wire(handle), "to_undo": to_wire(failed), "waiting": waiting}
+        return {"instances": to_wire(handle), "to_undo": to_wire(failed), "undo_hosts": undo, "waiting": waiting}
 
     def _finish(self, connection: Connection, instance: Instance, row: Row[Any] | None) -> Instance:
         """By what the records say now: of two runs that boot the same server one may have been faster.

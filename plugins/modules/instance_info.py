@@ -22,6 +22,10 @@ options:
     description: The servers of every project; needs the role C(admin).
     type: bool
     default: false
+  console:
+    description: Whether the consoles are to be read too; only answers on which hosts they are.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - barestack.kvm.control_phase
 attributes:
@@ -46,6 +50,11 @@ instances:
   returned: always
   type: list
   elements: dict
+console_hosts:
+  description: With O(console), the hosts that have these servers.
+  returned: always
+  type: list
+  elements: str
 table:
   description: The same for people, a line each.
   returned: always
@@ -72,6 +81,7 @@ class InstanceInfo(ControlPhase):
     argument_spec = {
         "names": {"type": "list", "elements": "str", "default": []},
         "all_projects": {"type": "bool", "default": False},
+        "console": {"type": "bool", "default": False},
     }
 
     def work(self, connection: Connection) -> dict[str, Any]:
@@ -86,7 +96,8 @@ class InstanceInfo(ControlPhase):
             project = None if self.params["all_projects"] else self.identity.project_id
             rows = instances.of_project(connection, project)
         handle = instances.handles(connection, rows)
-        return {"instances": to_wire(handle), "table": report.table(handle, now())}
+        consoles = sorted({i.host for i in handle if i.host}) if self.params["console"] else []
+        return {"instances": to_wire(handle), "table": report.table(handle, now()), "console_hosts": consoles}
 
 
 PHASE = InstanceInfo

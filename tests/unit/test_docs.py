@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CALL = re.compile(r"^ +barestack\.kvm\.(\w+):$", re.MULTILINE)
 PLAYBOOKS = "\n".join(path.read_text() for path in sorted((ROOT / "playbooks").rglob("*.yml")))
 
 
@@ -47,14 +48,19 @@ def names(cell: str) -> list[str]:
 # README
 
 
+def phase_tables() -> list[str]:
+    """The phases, and the modules around them."""
+    return block(README, "phases").split("And around them:")
+
+
 def test_readme_names_exactly_the_modules() -> None:
-    main, others = block(README, "phases").split("And around them:")
+    main, others = phase_tables()
     named = {name for cell in column(main, 1) + column(others, 0) for name in names(cell)}
     assert named == {path.stem for path in (ROOT / "plugins" / "modules").glob("*.py")}
 
 
 def test_readme_says_where_a_module_runs() -> None:
-    main, others = block(README, "phases").split("And around them:")
+    main, others = phase_tables()
     rows = [*zip(column(main, 1), column(main, 2)), *zip(column(others, 0), column(others, 1))]
     for cell, where in rows:
         (name,) = names(cell)
@@ -64,17 +70,14 @@ def test_readme_says_where_a_module_runs() -> None:
 
 def test_the_order_of_the_phases_is_the_playbooks() -> None:
     boot = (ROOT / "playbooks" / "boot_instance.yml").read_text()
-    forward = boot[: boot.index("name: Roll back")] + boot[boot.index("- name: Wait\n") : boot.index("- name: Records of")]
-    called = re.findall(r"barestack\.kvm\.(\w+):\n", forward)
-    order = [name for cell in column(block(README, "phases").split("And around them:")[0], 1) for name in names(cell)]
-    assert order == [name for name in dict.fromkeys(called) if name != "instance"][:1] + [
-        "instance",
-        *[name for name in dict.fromkeys(called) if name not in ("token", "instance", "wait", "compute_node")][:1],
-        "compute_node",
-        *[n for n in dict.fromkeys(called) if n not in ("token", "instance", "wait", "compute_node", "hypervisor_info")],
-        "instance",
-        "wait",
+    plays = [
+        text for text in re.split(r"^- name: ", boot, flags=re.MULTILINE) if not text.startswith("Records of what")
     ]
+    called = [name for play in plays for name in CALL.findall(play)]
+    order = [name for cell in column(phase_tables()[0], 1) for name in names(cell)]
+    assert set(order) == set(called)
+    rest = iter(called)
+    assert all(name in rest for name in order), "the table's order is not the playbook's"
 
 
 def test_readmes_servers_can_be_booted_on_the_local_site() -> None:
@@ -116,14 +119,14 @@ def test_playbooks_and_inventories_that_are_named_exist(page: Path) -> None:
 def module_defaults() -> dict[str, Any]:
     """Option name to default, of every module that a playbook calls."""
     found: dict[str, Any] = {name: option.get("default") for name, option in REPORT_SPEC.items()}
-    for name in set(re.findall(r"barestack\.kvm\.(\w+):\n", PLAYBOOKS)):
+    for name in set(CALL.findall(PLAYBOOKS)):
         module = importlib.import_module(f"ansible_collections.barestack.kvm.plugins.modules.{name}")
         found.update({key: option.get("default") for key, option in module.PHASE.argument_spec.items()})
     return found
 
 
 def test_every_variable_is_documented_with_its_default() -> None:
-    used = dict(re.findall(r"\b(\w+) \| default\(([^)]*)\)", PLAYBOOKS))
+    used = dict(re.findall(r"\b(?!hostvars)(\w+) \| default\(([^)]*)\)", PLAYBOOKS))
     settings = dict.fromkeys(handle._SETTINGS, "omit")
     table = block(OPERATIONS, "variables")
     documented = {n: names(default) for cell, default in zip(column(table, 0), column(table, 1)) for n in names(cell)}

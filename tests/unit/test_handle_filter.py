@@ -28,11 +28,12 @@ def test_each_instance_comes_from_its_hosts_last_phase() -> None:
 
 
 def test_a_phase_that_failed_as_a_whole_is_the_fault_of_its_hosts_instances() -> None:
-    hostvars = {"kvm01": {"disk": {"failed": True, "msg": "unreachable"}}, "kvm02": {}}
-    merged = merge([instance("a"), instance("b", host="kvm02")], hostvars, ["disk", "domain"])
+    hostvars = {"kvm01": {"disk": {"failed": True, "msg": "unreachable"}}, "kvm02": {"other": 1}}
+    merged = merge([instance("a"), instance("b", host="kvm02"), instance("c", host="kvm03")], hostvars, ["disk", "domain"])
     assert faults(merged) == [
         "a failed in disk on kvm01: unreachable",
         "b failed in disk on kvm02: the host did not get there",
+        "c failed in disk on kvm03: the host is not in the inventory",
     ]
 
 
@@ -55,5 +56,6 @@ def test_the_summary_names_failures_and_waits_that_did_not_end_well() -> None:
         "finish": {"instances": [instance("bad", fault=FAULT), waiting, instance("good")]},
         "undone": {"instances": [instance("bad", fault=FAULT)]},
     }
-    hostvars = {"kvm01": {"wait": {"instances": [{**waiting, "fault": late}]}}}
-    assert trouble(control, hostvars) == ["bad failed in disk on kvm01: full", "w failed in wait on kvm01: no lease"]
+    hostvars = {"localhost": control, "kvm01": {"wait": {"instances": [{**waiting, "fault": late}]}}}
+    assert trouble({}) == []
+    assert trouble(hostvars) == ["bad failed in disk on kvm01: full", "w failed in wait on kvm01: no lease"]

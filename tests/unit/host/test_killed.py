@@ -67,21 +67,21 @@ def test_two_runs_that_remove_the_same_disks_at_once_both_succeed(tmp_path: Path
         flavor=Flavor("f", "tiny", 1, 64, 1),
         image=Image("i", "img", "/img", "sha256:" + "0" * 64, "qcow2"),
     )
+    errors: list[OSError] = []
+    start = threading.Barrier(2)
+
+    def remove() -> None:
+        start.wait()
+        try:
+            Disks(paths, BACKENDS["qcow2"](), Effects(False)).remove(instance)
+        except OSError as error:
+            errors.append(error)
+
     for _ in range(10):
         directory = Path(paths.instance_directory(instance.uuid))
         directory.mkdir()
         for number in range(200):
             (directory / f"disk.{number}").touch()
-        errors: list[OSError] = []
-        start = threading.Barrier(2)
-
-        def remove() -> None:
-            start.wait()
-            try:
-                Disks(paths, BACKENDS["qcow2"](), Effects(False)).remove(instance)
-            except OSError as error:
-                errors.append(error)
-
         threads = [threading.Thread(target=remove) for _ in range(2)]
         for thread in threads:
             thread.start()

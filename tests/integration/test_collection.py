@@ -1,0 +1,306 @@
+# Copyright: barestack.kvm contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""The collection as others get it: built, installed elsewhere, and run from a site outside the checkout.
+
+Its one host is this machine, reached over SSH: every phase on it is an ordinary module, on Debian's own Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SITE = Path(__file__).with_name("site")
+STATE = [
+    Path("/var/lib/barestack-elsewhere"),
+    Path("/var/lib/libvirt/images/barestack-elsewhere"),
+    Path("/var/log/libvirt/barestack-elsewhere"),
+]
+"""The site's own roots on the compute host, as site/group_vars/all.yml has them."""
+
+
+CONTENT = (
+    *("changelogs/", "docs/", "inventories/production.example/", "meta/", "playbooks/", "plugins/", "roles/"),
+    *("CHANGELOG", "LICENSE", "README.md", "requirements/control.txt"),
+)
+"""How the names begin of what a tarball is made of."""
+
+HOST_PHASES = (
+    *("network", "dhcp", "firewall", "volume_attachment", "image", "disk", "config_drive"),
+    *("domain", "vif", "wait"),
+)
+SECRETS = ("integration-only", "gAAAAA", "$argon2id$")
+
+
+def sh(*command: str, **options: Any) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def environment(home: Path) -> dict[str, str]:
+    """As if the checkout were not there: no setting of its own, no one's ~/.ansible or ~/.ssh."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "OS_", "PYTHON"))}
+    return {**kept, "HOME": str(home), "ANSIBLE_NOCOLOR": "1"}
+
+
+@dataclass(frozen=True)
+class Run:
+    rc: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """Of the last recap: a run of several playbooks prints one after each, which counts on."""
+        return sum(int(number) for number in re.findall(r"changed=(\d+)", self.output.split("PLAY RECAP")[-1]))
+
+
+@dataclass(frozen=True)
+class Site:
+    """A directory with an inventory, which knows the collection only as installed."""
+
+    path: Path
+    collection: Path
+
+    def play(self, *arguments: str, **variables: Any) -> Run:
+        extra = ["-e", json.dumps(variables)] if variables else []
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "ansible-playbook"), *arguments, *extra],
+            capture_output=True,
+            text=True,
+            cwd=self.path,
+            env=environment(self.path),
+        )
+        return Run(done.returncode, done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="session")
+def directory() -> Iterator[Path]:
+    """Not pytest's own: a socket's path has to be short."""
+    with tempfile.TemporaryDirectory(prefix="barestack-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def tarball(directory: Path) -> Path:
+    galaxy = str(Path(sys.executable).parent / "ansible-galaxy")
+    sh(galaxy, "collection", "build", "--output-path", str(directory), str(ROOT), env=environment(directory))
+    (built,) = directory.glob("barestack-kvm-*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="session")
+def collection(directory: Path, tarball: Path) -> Path:
+    """Where the collection is installed."""
+    galaxy = str(Path(sys.executable).parent / "ansible-galaxy")
+    target = directory / "collections"
+    install = [galaxy, "collection", "install", "--offline", "--collections-path", str(target), str(tarball)]
+    sh(*install, cwd=directory, env=environment(directory))
+    return target / "ansible_collections" / "barestack" / "kvm"
+
+
+def make_site(directory: Path, collection: Path, **host: Any) -> Site:
+    """A site in ``directory`` whose one compute host has these variables."""
+    shutil.copytree(SITE, directory)
+    inventory = {
+        "all": {"vars": {"site": str(directory)}},
+        "compute": {"hosts": {"kvm-elsewhere": {"ansible_python_interpreter": "/usr/bin/python3", **host}}},
+    }
+    (directory / "hosts.yml").write_text(json.dumps(inventory))
+    (directory / "ansible.cfg").write_text(
+        f"[defaults]\ncollections_path = {collection.parents[2]}\ninventory = hosts.yml\n"
+        "[connection]\npipelining = true\n"
+        f"[ssh_connection]\ncontrol_path_dir = {directory}/cp\n"
+    )
+    return Site(directory, collection)
+
+
+@pytest.fixture(scope="module")
+def over_ssh(directory: Path, collection: Path) -> Iterator[Site]:
+    """This machine as a host that is reached over SSH, by a server of the test's own."""
+    with ssh_server(directory / "sshd") as (port, key):
+        site = make_site(
+            directory / "ssh",
+            collection,
+            ansible_host="127.0.0.1",
+            ansible_port=port,
+            ansible_user="root",
+            ansible_ssh_private_key_file=str(key),
+            ansible_ssh_common_args=f"-F none -o UserKnownHostsFile={directory}/sshd/known_hosts -o IdentitiesOnly=yes",
+        )
+        try:
+            yield site
+        finally:
+            site.play("barestack.kvm.delete_instance", names=["abroad"])
+            for master in (site.path / "cp").glob("*"):
+                sh("ssh", "-F", "none", "-O", "exit", "-o", f"ControlPath={master}", "127.0.0.1")
+            for path in STATE:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def ssh_server(directory: Path) -> Iterator[tuple[int, Path]]:
+    """(port, private key) of an sshd on 127.0.0.1 that knows one key and no password."""
+    directory.mkdir(mode=0o700)
+    for name in ("host_key", "user_key"):
+        sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    host_key = (directory / "host_key.pub").read_text().split(" ", 2)
+    (directory / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key[0]} {host_key[1]}\n")
+    (directory / "sshd_config").write_text(
+        f"ListenAddress 127.0.0.1:{port}\n"
+        f"HostKey {directory}/host_key\n"
+        f"AuthorizedKeysFile {directory}/user_key.pub\n"
+        "AuthenticationMethods publickey\n"
+        "PermitRootLogin prohibit-password\n"
+        "StrictModes no\n"  # /tmp is everyone's
+        "UsePAM yes\n"
+        "PidFile none\n"
+        "Subsystem sftp internal-sftp\n"
+    )
+    with run_directory(), (directory / "log").open("w") as log:
+        server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(directory / "sshd_config")], stderr=log)
+        try:
+            wait_for_banner(port, server, directory / "log")
+            yield port, directory / "user_key"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextlib.contextmanager
+def run_directory() -> Iterator[None]:
+    """sshd's empty root, which the system's own service would make."""
+    path = Path("/run/sshd")
+    made = not path.exists()
+    path.mkdir(mode=0o755, exist_ok=True)
+    try:
+        yield
+    finally:
+        if made:
+            path.rmdir()
+
+
+def wait_for_banner(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
+            if connection.recv(4) == b"SSH-":
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"sshd did not answer on port {port}: {log.read_text()}")
+
+
+def test_the_tarball_holds_what_runs_and_nothing_else(tarball: Path) -> None:
+    listed = sh("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", cwd=ROOT)
+    known = {name for name in listed.split("\0") if name and (ROOT / name).exists()}
+    with tarfile.open(tarball) as archive:
+        files = {member.name for member in archive if not member.isdir()} - {"MANIFEST.json", "FILES.json"}
+    assert files == {name for name in known if name.startswith(CONTENT)}
+
+
+def test_every_phases_action_is_still_a_link(collection: Path) -> None:
+    modules = {path.name for path in (collection / "plugins" / "modules").glob("*.py")}
+    actions = {path.name: path for path in (collection / "plugins" / "action").glob("*.py")}
+    assert set(actions) == modules | {"phase.py"}
+    for name in modules:
+        assert str(actions[name].readlink()) == "phase.py"
+
+
+def test_every_module_is_in_one_action_group(collection: Path) -> None:
+    groups = yaml.safe_load((collection / "meta" / "runtime.yml").read_text())["action_groups"]
+    grouped = sorted(name for names in groups.values() for name in names)
+    modules = sorted(path.stem for path in (collection / "plugins" / "modules").glob("*.py"))
+    assert grouped == [name for name in modules if name != "token"]  # which is what the others take
+
+
+def traces() -> list[str]:
+    """What the site's server and network left on the host, by all the names that it could be found."""
+    domains = []
+    for uuid in sh("virsh", "-q", "list", "--all", "--uuid").split():
+        xml = subprocess.run(["virsh", "dumpxml", uuid], capture_output=True, text=True).stdout
+        if "<nova:name>abroad</nova:name>" in xml:
+            domains.append(f"domain {uuid}")
+    rules = [line for line in sh("nft", "list", "ruleset").splitlines() if "10.173.0." in line]
+    links = [line for line in sh("ip", "-o", "address").splitlines() if "10.173.0." in line]
+    files = [str(path) for root in STATE for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return [*domains, *rules, *links, *(path for path in files if "/_base/" not in path)]
+
+
+def test_the_roles_prepare_the_host(over_ssh: Site) -> None:
+    first = over_ssh.play("barestack.kvm.prepare_hosts", "barestack.kvm.demo_image")
+    assert first.rc == 0, first.output
+    again = over_ssh.play("barestack.kvm.prepare_hosts", "barestack.kvm.demo_image", "--check")
+    assert (again.rc, again.changed) == (0, 0), again.output
+
+
+def test_check_mode_touches_nothing(over_ssh: Site) -> None:
+    plan = over_ssh.play("barestack.kvm.boot_instance", "--check", "--diff")
+    assert plan.rc == 0, plan.output
+    assert plan.changed > 0
+    for shown in ("kvm-elsewhere", "10.173.0.", "fa:16:3e:", "<nova:name>abroad</nova:name>"):
+        assert shown in plan.output
+    assert traces() == []
+    assert not (over_ssh.path / "records.db").exists()
+
+
+def test_boot(over_ssh: Site) -> None:
+    boot = over_ssh.play("barestack.kvm.boot_instance")
+    assert boot.rc == 0, boot.output
+    assert boot.changed > 0
+    assert "WARNING" not in boot.output
+    assert len([trace for trace in traces() if trace.startswith("domain ")]) == 1
+
+
+def test_a_rerun_changes_nothing_and_every_phase_is_a_module_on_the_host(over_ssh: Site) -> None:
+    before = traces()
+    again = over_ssh.play("barestack.kvm.boot_instance", "-vvv")
+    assert (again.rc, again.changed) == (0, 0), again.output
+    assert traces() == before
+    for phase in HOST_PHASES:
+        assert f"Using module file {over_ssh.collection}/plugins/modules/{phase}.py" in again.output
+    for secret in SECRETS:
+        assert secret not in again.output
+
+
+def test_a_rerun_in_check_mode_changes_nothing(over_ssh: Site) -> None:
+    again = over_ssh.play("barestack.kvm.boot_instance", "--check", "--diff")
+    assert (again.rc, again.changed) == (0, 0), again.output
+
+
+def test_the_list_shows_the_server_and_its_console(over_ssh: Site) -> None:
+    shown = over_ssh.play("barestack.kvm.list_instances", console_lines=3)
+    assert shown.rc == 0, shown.output
+    for text in ("abroad", "ACTIVE", "RUNNING", "10.173.0.", "abroad login:"):
+        assert text in shown.output
+
+
+def test_delete(over_ssh: Site) -> None:
+    gone = over_ssh.play("barestack.kvm.delete_instance", names=["abroad"])
+    assert gone.rc == 0, gone.output
+    assert gone.changed > 0
+    assert traces() == []
+
+
+def test_delete_again_changes_nothing(over_ssh: Site) -> None:
+    again = over_ssh.play("barestack.kvm.delete_instance", names=["abroad"])
+    assert (again.rc, again.changed) == (0, 0), again.output
