@@ -53,7 +53,7 @@ def _last(
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The instance as the last phase returned it, and as a fault the phase that did not return it."""
     host = instance["host"]
-    results = hostvars[host] if host in hostvars else {}
+    results = hostvars[host] if host in hostvars else {}  # noqa: SIM401 - its get() gives an undefined
     nothing = {"msg": "the host did not get there" if results else "the host is not in the inventory"}
     for phase in phases:
         result = results.get(phase) or nothing

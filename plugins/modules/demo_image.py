@@ -92,9 +92,9 @@ class DemoImage(Phase):
         return {"checksum": ""}
 
     def _built(self, path: Path, files: Mapping[str, str]) -> str:
-        packages = demo_image.inputs()
-        wanted = demo_image.fingerprint(packages, files)
+        wanted = demo_image.fingerprint(files)
         if not demo_image.is_built(path, wanted):
+            packages = demo_image.inputs()
             self.effects.apply(
                 "host.demo_image",
                 str(path),

@@ -195,7 +195,7 @@ class InstanceRecord(ControlPhase):
                 instance = lifecycle.create(connection, catalog, self.identity, server, self._now)
                 self.effects.note("instance.record", instance.name, after=pretty(server.to_record()))
             elif instance.vm_state == VmState.ERROR:
-                instance = lifecycle.retry(instance, server)
+                instance = lifecycle.retry(connection, catalog, self.identity, instance, server)
                 instances.save(connection, instance, self._now)
                 instances.start_action(connection, instance, "create", self.identity.user_id, self._now)
                 self.note_state(instance, VmState.ERROR, VmState.BUILDING)

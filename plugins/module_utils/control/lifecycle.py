@@ -84,13 +84,8 @@ def create(connection: Connection, catalog: Catalog, identity: Identity, server:
         user_id=identity.user_id,
         user_name=identity.user_name,
         created_at=now,
-        flavor=server.flavor,
-        image=server.image,
-        networks=tuple(_nic(connection, catalog, identity, server, nic) for nic in server.networks),
-        security_groups=server.security_groups,
         description=server.description,
         key_name=server.key_name,
-        public_key=server.public_key,
         metadata=server.metadata,
         user_data=server.user_data,
         config_drive=server.config_drive,
@@ -98,6 +93,7 @@ def create(connection: Connection, catalog: Catalog, identity: Identity, server:
         scheduler_hints=server.scheduler_hints,
         launch_index=server.launch_index,
         block_devices=tuple(_block_device(connection, identity, server, volume) for volume in server.volumes),
+        **_from_catalog(connection, catalog, identity, server),
     )
     instance = instances.create(connection, instance, server.to_record())
     volumes.create(connection, instance)
@@ -155,8 +151,17 @@ def _nic(
     return {**nic, "network": catalog.network(row.network_id)}
 
 
-def retry(instance: Instance, server: Requested) -> Instance:
-    """A server that ended in ERROR, on its way again."""
+def retry(
+    connection: Connection, catalog: Catalog, identity: Identity, instance: Instance, server: Requested
+) -> Instance:
+    """A server that ended in ERROR, on its way again.
+
+    Where nothing of it is left on a host it is made from what the catalogue says now: what was wrong there may have
+    been why it failed.
+    """
+    if instance.host is None:
+        instance = instance.with_(**_from_catalog(connection, catalog, identity, server))
+        instances.respecify(connection, instance)
     return instance.with_(
         availability_zone=server.availability_zone,
         vm_state=VmState.BUILDING,
@@ -164,6 +169,17 @@ def retry(instance: Instance, server: Requested) -> Instance:
         power_state=PowerState.NOSTATE,
         fault=None,
     )
+
+
+def _from_catalog(connection: Connection, catalog: Catalog, identity: Identity, server: Requested) -> dict[str, Any]:
+    """The instance's fields that hold objects of the catalogue."""
+    return {
+        "flavor": server.flavor,
+        "image": server.image,
+        "networks": tuple(_nic(connection, catalog, identity, server, nic) for nic in server.networks),
+        "security_groups": server.security_groups,
+        "public_key": server.public_key,
+    }
 
 
 def resolve(connection: Connection, identity: Identity, references: Sequence[str]) -> tuple[list[Any], list[str]]:

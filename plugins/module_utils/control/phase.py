@@ -7,15 +7,16 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar, Mapping, Sequence
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records, instances
 from ansible_collections.barestack.kvm.plugins.module_utils.control.session import CONTROL_SPEC, identify
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Forbidden
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance, TaskState
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Forbidden, InvalidRequest, NotFound
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance, TaskState, VmState
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, phase_name
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 
 class ControlPhase(Phase):
@@ -54,24 +55,38 @@ class ControlPhase(Phase):
     def handle(self, connection: Connection) -> list[Instance]:
         """The ``instances`` option as a handle of servers that this user may touch.
 
-        A server that another run deletes meanwhile gets a fault. In check mode the rows that earlier phases rolled
-        back are put into this transaction first.
+        They are as the records have them now, whichever run wrote that, with what their hosts reported. One that
+        another run deletes or gives up meanwhile gets a fault. In check mode they are as the option has them, and the
+        rows that earlier phases rolled back are put into this transaction first.
         """
-        handle = [from_wire(Instance, item) for item in self.params["instances"]]
-        rows = instances.recorded(connection, [instance.uuid for instance in handle])
-        for instance in handle:
-            row = rows.get(instance.uuid)
-            if not self.identity.may_touch(row.project_id if row else instance.project_id):
+        given = self._given()
+        known = instances.known(connection, [instance.uuid for instance in given])
+        for instance in given:
+            if not self.identity.may_touch(known.get(instance.uuid, instance).project_id):
                 raise Forbidden(f"Server {instance.name} ({instance.uuid}) belongs to another project.")
+            if instance.uuid not in known and not self.check_mode:
+                raise NotFound(f"Server {instance.name} ({instance.uuid}) is not in the records.")
         if self.check_mode:
-            instances.restore(connection, handle)
-        return [self._unless_going(instance, rows.get(instance.uuid)) for instance in handle]
+            instances.restore(connection, given)
+            return given
+        return [self._unless_superseded(lifecycle.reported(known[i.uuid], i), i) for i in given]
 
-    def _unless_going(self, instance: Instance, row: Row[Any] | None) -> Instance:
-        """Nova's UnexpectedDeletingTaskStateError: a build has to notice that its server was deleted under it."""
-        if row is None or not row.going or instance.task_state == TaskState.DELETING or instance.fault:
+    def _given(self) -> list[Instance]:
+        try:
+            return [from_wire(Instance, item) for item in self.params["instances"]]
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(f"instances: this is no handle of an earlier phase: {error}") from None
+
+    def _unless_superseded(self, instance: Instance, given: Instance) -> Instance:
+        """Nova's UnexpectedDeletingTaskStateError: a build has to notice what was done to its server under it."""
+        if given.fault or given.task_state == TaskState.DELETING:
             return instance
-        message = "the server was deleted by another run meanwhile; what this run made of it is removed"
+        if instance.vm_state == VmState.DELETED or instance.task_state == TaskState.DELETING:
+            message = "the server was deleted by another run meanwhile; what this run made of it is removed"
+        elif instance.vm_state == VmState.ERROR:
+            message = "another run that booted this server failed and removes it; run again"
+        else:
+            return instance
         return instance.with_(fault=Fault(phase_name(type(self)), None, message, 409))
 
     def note_state(self, instance: Instance, before: str, after: str) -> None:

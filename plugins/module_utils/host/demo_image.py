@@ -95,11 +95,13 @@ def _show(names: Sequence[str]) -> str:
     return run("apt-cache", "show", "--no-all-versions", *names)
 
 
-def fingerprint(packages: Sequence[Package], files: Mapping[str, str]) -> str:
-    """What the image depends on, as one hash: packages, the guest's own files, and this recipe."""
-    parts = [[package.name, package.version, package.sha256] for package in packages]
-    recipe = [RECIPE, COMMAND_LINE, *MODULES]
-    return hashlib.sha256(json.dumps([recipe, parts, files], sort_keys=True).encode()).hexdigest()
+def fingerprint(files: Mapping[str, str]) -> str:
+    """What the image is, as one hash: this recipe and the guest's own files.
+
+    Not the packages' versions: an image that changes with every apt-get update would be another one for the catalogue.
+    """
+    recipe = [RECIPE, COMMAND_LINE, *MODULES, *PACKAGES]
+    return hashlib.sha256(json.dumps([recipe, files], sort_keys=True).encode()).hexdigest()
 
 
 def is_built(path: Path, wanted: str) -> bool:

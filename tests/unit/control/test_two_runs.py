@@ -1,6 +1,6 @@
 # Copyright: barestack.kvm contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Two runs at once on the same server: the phases of each in an order that two processes may really take."""
+"""Two runs on the same server, at once in an order that two processes may really take, or one after the other."""
 
 from __future__ import annotations
 
@@ -158,3 +158,30 @@ def test_two_deletes_at_once_are_one(site: Site) -> None:
         site.run("instance", state="absent", instances=handle)
     assert site.told() == ["delete.end"]
     assert site.sql("SELECT action FROM instance_actions") == [("create",), ("delete",)]
+
+
+def corrected(site: Site) -> str:
+    checksum = "sha256:" + "3" * 64
+    site.catalog["images"][0] = {**site.catalog["images"][0], "checksum": checksum}
+    return checksum
+
+
+def fail(site: Site) -> None:
+    site.run("instance", state="active", instances=faulty(site.boot()))
+    site.run("instance", state="error", instances=site.result["to_undo"])
+
+
+def test_a_corrected_catalogue_is_what_the_retry_uses(site: Site) -> None:
+    fail(site)
+    checksum = corrected(site)
+    (again,) = site.boot()
+    assert (again["vm_state"], again["fault"], again["image"]["checksum"]) == ("BUILDING", None, checksum)
+    (killed,) = site.boot()
+    assert killed["image"]["checksum"] == checksum, "the records do not hold it"
+
+
+def test_a_server_that_is_being_built_keeps_what_it_began_with(site: Site) -> None:
+    (before,) = site.boot()
+    corrected(site)
+    (again,) = site.boot()
+    assert again["image"] == before["image"]

@@ -87,13 +87,12 @@ def test_a_module_is_loaded_after_those_it_depends_on(tmp_path: Path) -> None:
     assert order == ["virtio_ring", "virtio", "virtio_blk", "virtio-rng"]
 
 
-def test_fingerprint_follows_packages_and_files() -> None:
+def test_fingerprint_follows_the_files() -> None:
     files = {"init": "#!/bin/sh\n"}
-    known = demo_image.fingerprint(PACKAGES, files)
-    assert known == demo_image.fingerprint(list(PACKAGES), dict(files))
-    assert known != demo_image.fingerprint([demo_image.Package("busybox-static", "1.36", "cd")], files)
-    assert known != demo_image.fingerprint(PACKAGES, {"init": "#!/bin/sh\n\n"})
-    assert known != demo_image.fingerprint(PACKAGES, {**files, "etc/issue": ""})
+    known = demo_image.fingerprint(files)
+    assert known == demo_image.fingerprint(dict(files))
+    assert known != demo_image.fingerprint({"init": "#!/bin/sh\n\n"})
+    assert known != demo_image.fingerprint({**files, "etc/issue": ""})
 
 
 def test_an_image_is_built_only_where_its_bytes_are_those_written_down(tmp_path: Path) -> None:

@@ -26,10 +26,8 @@ _going = or_(instances.c.deleted != 0, func.coalesce(instances.c.task_state, "")
 def create(connection: Connection, instance: Instance, request: Mapping[str, Any]) -> Instance:
     """Insert the row; returns the instance with its number."""
     wire = to_wire(instance)
-    columns = {name: wire.pop(name) for name in _DYNAMIC if name != "id"}
-    identifier = {"id": wire.pop("id")} if instance.id else {}
-    for name in _ELSEWHERE:
-        wire.pop(name)
+    columns = {name: wire[name] for name in _DYNAMIC if name != "id"}
+    identifier = {"id": instance.id} if instance.id else {}
     row = connection.execute(
         insert(instances).values(
             **identifier,
@@ -39,9 +37,7 @@ def create(connection: Connection, instance: Instance, request: Mapping[str, Any
             user_id=instance.user_id,
             name=instance.name,
             request=dict(request),
-            spec=wire,
-            vcpus=instance.flavor.vcpus,
-            memory_mb=instance.flavor.ram,
+            **_spec(instance),
             created_at=instance.created_at,
             updated_at=instance.created_at,
             deleted=0,
@@ -49,6 +45,17 @@ def create(connection: Connection, instance: Instance, request: Mapping[str, Any
     )
     (number,) = row.inserted_primary_key or (0,)
     return instance.with_(id=int(number))
+
+
+def _spec(instance: Instance) -> dict[str, Any]:
+    """The columns that hold what the server is made from."""
+    spec = {name: item for name, item in to_wire(instance).items() if name not in (*_DYNAMIC, *_ELSEWHERE)}
+    return {"spec": spec, "vcpus": instance.flavor.vcpus, "memory_mb": instance.flavor.ram}
+
+
+def respecify(connection: Connection, instance: Instance) -> None:
+    """Write what the server is made from anew: nothing of it exists yet."""
+    connection.execute(update(instances).where(instances.c.uuid == instance.uuid).values(**_spec(instance)))
 
 
 def restore(connection: Connection, handle: Iterable[Instance]) -> None:

@@ -201,4 +201,4 @@ def _count_from(first: int) -> None:
     if op.get_bind().dialect.name == "postgresql":
         op.execute(f"ALTER SEQUENCE instances_id_seq RESTART WITH {first + 1}")
     else:
-        op.execute(f"INSERT INTO sqlite_sequence (name, seq) VALUES ('instances', {first})")
+        op.execute(f"INSERT INTO sqlite_sequence (name, seq) VALUES ('instances', {first})")  # noqa: S608 - a number
