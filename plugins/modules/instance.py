@@ -109,7 +109,8 @@ missing:
   elements: str
 """
 
-from typing import Any, Sequence
+import functools
+from typing import Any, Callable
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, notify
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
@@ -133,7 +134,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 
 class InstanceRecord(ControlPhase):
@@ -166,16 +167,25 @@ class InstanceRecord(ControlPhase):
         """Dispatch by state."""
         self._now = now()
         self._notifications: list[dict[str, Any]] = []
-        act = getattr(self, f"_{self.params['state']}")
+        act: Callable[[Connection], dict[str, Any]] = getattr(self, f"_{self.params['state']}")
         return act(connection)
 
     def committed(self) -> dict[str, Any]:
         """Send what happened; a receiver that is down is a warning, the servers are what they are."""
-        try:
-            notify.send(self._notifications, self.params["notification_file"], self.params["notification_url"])
-        except (BarestackError, OSError) as error:
-            return {"warnings": [str(error)]}
-        return {}
+        if not self._notifications:
+            return {}
+        warnings = []
+        for target, send in (
+            (self.params["notification_file"], notify.append),
+            (self.params["notification_url"], notify.post),
+        ):
+            try:
+                if target:
+                    act = functools.partial(send, self._notifications, target)
+                    self.effects.apply("notification.send", target, act, after=f"{len(self._notifications)} events\n")
+            except BarestackError as error:
+                warnings.append(str(error))
+        return {"warnings": warnings} if warnings else {}
 
     def _present(self, connection: Connection) -> dict[str, Any]:
         catalog = Catalog.load(self.params["catalog"])
@@ -213,30 +223,28 @@ class InstanceRecord(ControlPhase):
         return {"instances": to_wire(handle)}
 
     def _active(self, connection: Connection) -> dict[str, Any]:
-        handle = self.handle(connection)
-        rows = self._recorded(connection, handle)
-        handle = [self._finish(connection, instance, rows.get(instance.uuid)) for instance in handle]
+        handle = [self._finish(connection, instance) for instance in self.handle(connection)]
         failed = [i for i in handle if i.fault and i.vm_state == VmState.ERROR]
         undo = sorted({i.host for i in failed if i.host})
         waiting = sorted({str(i.host) for i in handle if i.wait_for and not i.fault})
         return {"instances": to_wire(handle), "to_undo": to_wire(failed), "undo_hosts": undo, "waiting": waiting}
 
-    def _finish(self, connection: Connection, instance: Instance, row: Row[Any] | None) -> Instance:
+    def _finish(self, connection: Connection, instance: Instance) -> Instance:
         """By what the records say now: of two runs that boot the same server one may have been faster.
 
-        A server that runs is never undone, whatever failed in this run. One that is to be undone is in ERROR from
-        here on, so that the other run does not call it ACTIVE.
+        A server that is ACTIVE is never undone, whatever failed in this run. One that is to be undone is in ERROR
+        from here on, so that the other run does not call it ACTIVE.
         """
-        state = row.vm_state if row else instance.vm_state
-        if state == VmState.ERROR and not instance.fault:
-            message = "another run that booted this server failed and removes it; run again"
-            instance = instance.with_(fault=Fault(self.name, None, message, 409))
-        if instance.fault and (state != VmState.ACTIVE or (row and row.going)):
+        if instance.power_state != PowerState.RUNNING and not instance.fault:
+            message = f"the guest is {instance.power_state}, not {PowerState.RUNNING}: not every phase was carried out"
+            instance = instance.with_(fault=Fault(self.name, instance.host, message))
+        active = instance.vm_state == VmState.ACTIVE and instance.task_state != TaskState.DELETING
+        if instance.fault and not active:
             instance = instance.with_(vm_state=VmState.ERROR)
             instances.save(connection, instance, self._now)
             return instance
-        if instance.fault or (state == VmState.ACTIVE and instance.power_state == PowerState.RUNNING):
-            return instance.with_(vm_state=VmState.ACTIVE, task_state=None)
+        if active:
+            return instance
         before = f"{instance.vm_state}/{instance.task_state}"
         instance = instance.with_(
             vm_state=VmState.ACTIVE,
@@ -263,10 +271,11 @@ class InstanceRecord(ControlPhase):
             handle.append(instance.with_(events=()))
             if not instances.save(connection, instance, self._now):
                 continue  # another run deletes it, and writes that down
+            instances.write_events(connection, instance)
+            if not instances.finish_action(connection, instance, self._now, "Error"):
+                continue  # written down before
             if host:
                 compute_nodes.count_build(connection, host, failed=True)
-            instance = instances.write_events(connection, instance)
-            instances.finish_action(connection, instance, self._now, "Error")
             self.note_state(instance, VmState.BUILDING, f"{VmState.ERROR}: {instance.fault}")
             self._notifications.append(notify.cloud_event("instance.create.error", instance, self._now))
         return {"instances": to_wire(handle)}
@@ -286,21 +295,17 @@ class InstanceRecord(ControlPhase):
 
     def _absent(self, connection: Connection) -> dict[str, Any]:
         handle = self.handle(connection)
-        rows = self._recorded(connection, handle)
         for instance in handle:
-            if instance.uuid in rows and rows[instance.uuid].vm_state == VmState.DELETED:
+            if instance.vm_state == VmState.DELETED:
                 continue  # by another run, meanwhile
             instances.write_events(connection, instance)
             if not instance.stuck:
                 instances.finish_action(connection, instance, self._now)
                 instances.delete(connection, instance.uuid, self._now)
                 self.effects.note("instance.record", instance.name, before=pretty({"uuid": instance.uuid}))
-                self._notifications.append(notify.cloud_event("instance.delete.end", instance, self._now))
+                gone = instance.with_(vm_state=VmState.DELETED, task_state=None)
+                self._notifications.append(notify.cloud_event("instance.delete.end", gone, self._now))
         return {"instances": to_wire(handle)}
-
-    def _recorded(self, connection: Connection, handle: Sequence[Instance]) -> dict[str, Row[Any]]:
-        """The rows as they are now; in check mode none, since what this run wrote in them was rolled back."""
-        return {} if self.check_mode else instances.recorded(connection, [instance.uuid for instance in handle])
 
 
 PHASE = InstanceRecord

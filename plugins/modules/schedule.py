@@ -193,6 +193,8 @@ class Schedule(ControlPhase):
     ) -> Instance:
         if instance.uuid in reasons:
             return instance.with_(fault=Fault("schedule", None, reasons[instance.uuid]))
+        if instance.fault:
+            return instance
         host = hosts.get(instance.uuid, instance.host)
         if host != instance.host:
             instance = instance.with_(host=host, availability_zone=placement.zone(self._catalog, str(host)))

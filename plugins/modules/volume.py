@@ -22,7 +22,8 @@ options:
   state:
     description:
       - V(present) places the volumes.
-      - V(rolled_back) takes the volumes that a failed server brought itself off its host again.
+      - V(rolled_back) takes the volumes that go with a failed server off its host again; those that outlive it stay there,
+        and the server is booted again where they lie.
       - V(absent) drops a deleted server's mappings, and those volumes that go with it.
     type: str
     choices: [present, rolled_back, absent]
@@ -94,7 +95,7 @@ class Volume(ControlPhase):
 
     def _rolled_back(self, connection: Connection, instance: Instance) -> Instance:
         if not instance.stuck:
-            volumes.forget_host(connection, instance)
+            volumes.roll_back(connection, instance)
         return instance
 
     def _absent(self, connection: Connection, instance: Instance) -> Instance:

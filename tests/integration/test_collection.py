@@ -42,10 +42,9 @@ CONTENT = (
 )
 """How the names begin of what a tarball is made of."""
 
-HOST_PHASES = (
-    *("network", "dhcp", "firewall", "volume_attachment", "image", "disk", "config_drive"),
-    *("domain", "vif", "wait"),
-)
+HOST_PHASES = {
+    *("network", "dhcp", "firewall", "volume_attachment", "image", "disk", "config_drive", "domain", "vif", "wait")
+}
 SECRETS = ("integration-only", "gAAAAA", "$argon2id$")
 
 
@@ -67,9 +66,15 @@ class Run:
     output: str
 
     @property
+    def modules(self) -> set[str]:
+        """The phases that were carried out as modules, in a Python of their own; as -vvv tells them."""
+        return set(
+            re.findall(r"^Using module file .*/barestack/kvm/plugins/modules/(\w+)\.py", self.output, re.MULTILINE)
+        )
+
+    @property
     def changed(self) -> int:
-        """Of the last recap: a run of several playbooks prints one after each, which counts on."""
-        return sum(int(number) for number in re.findall(r"changed=(\d+)", self.output.split("PLAY RECAP")[-1]))
+        return sum(int(number) for number in re.findall(r"changed=(\d+)", self.output))
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,12 @@ def over_ssh(directory: Path, collection: Path) -> Iterator[Site]:
                 sh("ssh", "-F", "none", "-O", "exit", "-o", f"ControlPath={master}", "127.0.0.1")
             for path in STATE:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def on_this_machine(directory: Path, collection: Path) -> Site:
+    """This machine as it is: what Ansible runs here it runs itself, unless it may not."""
+    return make_site(directory / "local", collection, ansible_connection="local")
 
 
 @contextlib.contextmanager
@@ -247,10 +258,8 @@ def traces() -> list[str]:
 
 
 def test_the_roles_prepare_the_host(over_ssh: Site) -> None:
-    first = over_ssh.play("barestack.kvm.prepare_hosts", "barestack.kvm.demo_image")
-    assert first.rc == 0, first.output
-    again = over_ssh.play("barestack.kvm.prepare_hosts", "barestack.kvm.demo_image", "--check")
-    assert (again.rc, again.changed) == (0, 0), again.output
+    prepared = over_ssh.play("barestack.kvm.prepare_hosts", "barestack.kvm.demo_image")
+    assert prepared.rc == 0, prepared.output
 
 
 def test_check_mode_touches_nothing(over_ssh: Site) -> None:
@@ -276,8 +285,7 @@ def test_a_rerun_changes_nothing_and_every_phase_is_a_module_on_the_host(over_ss
     again = over_ssh.play("barestack.kvm.boot_instance", "-vvv")
     assert (again.rc, again.changed) == (0, 0), again.output
     assert traces() == before
-    for phase in HOST_PHASES:
-        assert f"Using module file {over_ssh.collection}/plugins/modules/{phase}.py" in again.output
+    assert again.modules == HOST_PHASES
     for secret in SECRETS:
         assert secret not in again.output
 
@@ -304,3 +312,45 @@ def test_delete(over_ssh: Site) -> None:
 def test_delete_again_changes_nothing(over_ssh: Site) -> None:
     again = over_ssh.play("barestack.kvm.delete_instance", names=["abroad"])
     assert (again.rc, again.changed) == (0, 0), again.output
+
+
+def run_tasks(site: Site, hosts: str, *tasks: dict[str, Any], **play: Any) -> Run:
+    """A play of these tasks."""
+    playbook = site.path / "tasks.yml"
+    playbook.write_text(json.dumps([{"hosts": hosts, "gather_facts": False, "tasks": tasks, **play}]))
+    return site.play(str(playbook), "-vvv")
+
+
+def test_become_is_honoured_on_this_machine_too(on_this_machine: Site) -> None:
+    """A log that only root may read: nobody must not get at it through Ansible's own process."""
+    server = "00000000-0000-4000-8000-000000000001"
+    logs = on_this_machine.path / "logs"
+    logs.mkdir(mode=0o700)
+    (logs / f"{server}.console.log").write_text("only for root\n")
+    read = {"barestack.kvm.console_log": {"uuids": [server], "log_path": str(logs)}}
+    as_root = run_tasks(on_this_machine, "compute", read)
+    assert (as_root.rc, as_root.modules) == (0, set()), as_root.output
+    assert "only for root" in as_root.output
+    nobody = {"ansible_become_method": "su", "ansible_become_flags": "-s /bin/sh"}
+    as_nobody = run_tasks(on_this_machine, "compute", read, become=True, become_user="nobody", vars=nobody)
+    assert (as_nobody.rc, as_nobody.modules) == (2, {"console_log"}), as_nobody.output
+    assert "Permission denied" in as_nobody.output
+    assert "only for root" not in as_nobody.output
+
+
+def test_the_control_hosts_phases_run_in_ansible_whatever_a_site_sets_for_all_hosts(on_this_machine: Site) -> None:
+    settings = {"ansible_become": True, "ansible_become_method": "su", "ansible_python_interpreter": "/bin/false"}
+    shown = on_this_machine.play("barestack.kvm.list_instances", "-vvv", **settings)
+    assert (shown.rc, shown.modules) == (0, set()), shown.output
+
+
+@pytest.mark.parametrize(("password", "rc"), [("integration-only", 0), ("wrong", 2)])
+def test_a_tasks_environment_reaches_the_phase(on_this_machine: Site, password: str, rc: int) -> None:
+    catalog = {"users": "{{ users }}", "projects": "{{ projects }}"}
+    token = {"barestack.kvm.token": {"catalog": catalog, "keys_directory": "{{ keys_directory }}"}}
+    credentials = {"OS_USERNAME": "tester", "OS_PASSWORD": password, "OS_PROJECT_NAME": "elsewhere"}
+    asked = run_tasks(on_this_machine, "localhost", token, environment=credentials)
+    assert asked.rc == rc, asked.output
+    assert ("HTTP 401" in asked.output) == (rc != 0)
+    for secret in (password, *SECRETS):
+        assert secret not in asked.output

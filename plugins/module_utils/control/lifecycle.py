@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from typing import Any, Mapping, Sequence
 
@@ -29,6 +30,10 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
     VmState,
 )
 from sqlalchemy import Connection
+
+_LONGEST = 255
+"""Characters that a name may have."""
+_STEM = _LONGEST - len("-blank-vol")
 
 
 def check_existing(requested: Sequence[Requested], rows: dict[str, Any]) -> None:
@@ -108,7 +113,7 @@ def _block_device(connection: Connection, identity: Identity, server: Requested,
             source_type="blank",
             destination_type="volume",
             volume_id=str(uuid.uuid4()),
-            volume_name=volume.name or f"{server.name}-blank-vol",
+            volume_name=(volume.name or f"{server.name[:_STEM]}-blank-vol")[:_LONGEST],
             size=volume.size,
             delete_on_termination=volume.delete_on_termination,
         )
@@ -151,6 +156,29 @@ def _nic(
     return {**nic, "network": catalog.network(row.network_id)}
 
 
+def reported(recorded: Instance, given: Instance) -> Instance:
+    """The server as recorded, with that of a handle which only its host knows: what the phases there made and found.
+
+    Where the records hold no host, or none any more, the handle says where this run is at work.
+    """
+    statuses = {port.id: port.status for port in given.ports}
+    connections = {device.id: device.connection_info for device in given.block_devices}
+    return recorded.with_(
+        host=recorded.host or given.host,
+        ports=tuple(dataclasses.replace(port, status=statuses.get(port.id, port.status)) for port in recorded.ports),
+        block_devices=tuple(
+            dataclasses.replace(device, connection_info=connections.get(device.id) or device.connection_info)
+            for device in recorded.block_devices
+        ),
+        power_state=given.power_state,
+        disks=given.disks,
+        wait_for=given.wait_for,
+        fault=given.fault,
+        stuck=given.stuck,
+        events=given.events,
+    )
+
+
 def retry(
     connection: Connection, catalog: Catalog, identity: Identity, instance: Instance, server: Requested
 ) -> Instance:
@@ -163,7 +191,7 @@ def retry(
         instance = instance.with_(**_from_catalog(connection, catalog, identity, server))
         instances.respecify(connection, instance)
     return instance.with_(
-        availability_zone=server.availability_zone,
+        availability_zone=instance.availability_zone if instance.host else server.availability_zone,
         vm_state=VmState.BUILDING,
         task_state=TaskState.SCHEDULING,
         power_state=PowerState.NOSTATE,
@@ -183,15 +211,20 @@ def _from_catalog(connection: Connection, catalog: Catalog, identity: Identity, 
 
 
 def resolve(connection: Connection, identity: Identity, references: Sequence[str]) -> tuple[list[Any], list[str]]:
-    """(rows, references that name nothing). A name means the own project's server first; another's is refused."""
+    """(rows, references that name nothing). An id goes before a name, the own project's name before another's.
+
+    Another project's server is refused, but for the name of one that this project had and deleted: that one is gone.
+    """
     found, missing = [], []
     candidates = instances.by_name_or_id(connection, references)
     for reference in references:
-        rows = [row for row in candidates if reference in (row.uuid, row.name)]
+        rows = [row for row in candidates if row.uuid == reference] or [
+            row for row in candidates if row.name == reference
+        ]
         own = [row for row in rows if row.project_id == identity.project_id] or [
             row for row in rows if identity.may_touch(row.project_id)
         ]
-        if rows and not own:
+        if rows and not own and not instances.was_in_project(connection, identity.project_id, reference):
             raise Forbidden(f"Server {reference} belongs to another project.")
         if len(own) > 1:
             raise InvalidRequest(

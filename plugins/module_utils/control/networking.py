@@ -31,15 +31,17 @@ def allocate(connection: Connection, instance: Instance) -> list[tuple[str, str,
 
     Returns (effect, target, what was made). Conflict or InvalidRequest as Neutron's port creation raises them.
     """
+    if not instance.host:
+        raise Conflict(f"Server {instance.name} has no host: schedule it first")
     made: list[tuple[str, str, Any]] = []
     existing = len(ports.attach(connection, [instance])[0].ports)
     for position, nic in enumerate(instance.networks):
         network = from_wire(Network, nic["network"])
         if position >= existing:
             made.append(("port.record", instance.name, _port(connection, instance, network, nic)))
-        if _needs_dhcp_port(connection, network, str(instance.host)):
+        if _needs_dhcp_port(connection, network, instance.host):
             made.append(("dhcp_port.record", network.name, _dhcp_port(connection, network, instance)))
-    ports.bind(connection, instance.uuid, str(instance.host))
+    ports.bind(connection, instance.uuid, instance.host)
     return made
 
 

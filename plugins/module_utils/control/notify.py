@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
-import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
@@ -43,27 +43,28 @@ def cloud_event(kind: str, instance: Instance, time: str) -> dict[str, Any]:
     }
 
 
-def send(events: Sequence[dict[str, Any]], path: str, url: str) -> None:
-    """Append the events to ``path``, a line each, in one write; and POST them as a batch to ``url`` where given."""
-    if events and path:
-        line = "".join(json.dumps(event, sort_keys=True) + "\n" for event in events)
+def append(events: Sequence[dict[str, Any]], path: str) -> None:
+    """Append the events to a file, a line each, in one write."""
+    lines = "".join(json.dumps(event, sort_keys=True) + "\n" for event in events)
+    try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, line.encode())
+            os.write(descriptor, lines.encode())
         finally:
             os.close(descriptor)
-    if events and url:
-        _post(list(events), url)
+    except OSError as error:
+        raise BarestackError(f"notification_file: {path} did not take the notification: {error}") from error
 
 
-def _post(events: list[dict[str, Any]], url: str) -> None:
+def post(events: Sequence[dict[str, Any]], url: str) -> None:
+    """POST the events as a batch to an http or https address."""
     if not url.startswith(("http://", "https://")):
         raise BarestackError(f"notification_url: {url!r} is not an http or https address")
-    request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-        url, json.dumps(events).encode(), {"Content-Type": "application/cloudevents-batch+json"}
-    )
     try:
+        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
+            url, json.dumps(events).encode(), {"Content-Type": "application/cloudevents-batch+json"}
+        )
         urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise BarestackError(f"notification_url: {url} did not take the notification: {error}") from error

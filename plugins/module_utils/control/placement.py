@@ -150,11 +150,11 @@ def zone(catalog: Catalog, host: str) -> str:
 def request_spec(connection: Connection, instance: Instance) -> RequestSpec:
     """What the scheduler is asked for one server.
 
-    A volume that exists lies on one host, and the server goes there; blank volumes lie on the instances' file system
-    here, so they count as disk.
+    A volume that lies on a host draws the server there, one that a rollback left of a blank volume too; blank volumes
+    lie on the instances' file system here, so they count as disk.
     """
     spec = request.request_spec(instance)
-    existing = [device.volume_id for device in instance.block_devices if device.source_type == "volume"]
+    existing = [device.volume_id for device in instance.block_devices]
     blank = sum(device.size for device in instance.block_devices if device.source_type == "blank")
     return dataclasses.replace(
         spec,

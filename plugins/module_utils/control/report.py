@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.placement import age
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
 
 _HEADER = ("name", "id", "host", "vm_state", "task_state", "power_state", "addresses", "age", "fault")
+_FAULT_WIDTH = 160
+"""A fault may be a command's whole output; the handle has all of it."""
 
 
 def table(handle: Sequence[Instance], now: str) -> list[str]:
@@ -30,7 +33,7 @@ def _row(instance: Instance, now: str) -> tuple[str, ...]:
         instance.power_state,
         ", ".join(addresses) or "-",
         _duration(age(instance.created_at, now)),
-        str(instance.fault) if instance.fault else "-",
+        textwrap.shorten(str(instance.fault), _FAULT_WIDTH, placeholder=" ...") if instance.fault else "-",
     )
 
 

@@ -58,7 +58,8 @@ def build_once(path: str, write: Callable[[str], None], mode: int = DISK_MODE, k
                 write(part)
             except BaseException:
                 if not keep_partial:
-                    os.unlink(part)
+                    with contextlib.suppress(FileNotFoundError):  # qemu-img removes what it could not finish
+                        os.unlink(part)
                 raise
             os.chmod(part, mode)
             os.rename(part, path)

@@ -107,6 +107,7 @@ def test_a_build_that_was_deleted_is_undone_on_its_host_and_its_record_stays_del
     site.run("instance", state="active", instances=handle)
     to_undo = site.result["to_undo"]
     assert [item["host"] for item in to_undo] == ["kvm1"]
+    assert to_undo[0]["ports"], "without its ports nothing of its network is undone"
     actions = site.sql("SELECT action, message FROM instance_actions")
     site.run("instance", state="error", instances=to_undo)
     assert site.state() == ("DELETED", None, 1)
@@ -129,6 +130,15 @@ def test_a_run_that_fails_does_not_undo_what_another_made_active(site: Site) -> 
     site.run("instance", state="active", instances=faulty(one))
     assert site.result["to_undo"] == []
     assert site.result["instances"][0]["fault"]["message"] == "no space"
+    assert site.state() == ("ACTIVE", None, 0)
+
+
+def test_a_run_that_is_behind_does_not_take_active_back(site: Site) -> None:
+    one, other = site.boot(), site.boot()
+    site.run("instance", state="active", instances=running(one))
+    site.run("port", instances=other)
+    site.run("volume", instances=other)
+    site.run("instance", state="building", task_state="spawning", instances=other)
     assert site.state() == ("ACTIVE", None, 0)
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.barestack.kvm.plugins.module_utils.host import system
-from ansible_collections.barestack.kvm.plugins.module_utils.host.disk import BACKENDS, Disks
+from ansible_collections.barestack.kvm.plugins.module_utils.host.disk import BACKENDS, Disks, build_once
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, Instance
 
 
@@ -115,3 +116,13 @@ def test_a_worker_ends_with_the_process_that_started_it() -> None:
             signal.pidfd_send_signal(worker, signal.SIGKILL)
     os.close(worker)
     assert ended
+
+
+def test_the_cause_is_told_where_the_builder_removed_what_it_could_not_finish(tmp_path: Path) -> None:
+    def build(part: str) -> None:
+        os.unlink(part)
+        raise HostError("no space left")
+
+    with pytest.raises(HostError, match="no space left"):
+        build_once(str(tmp_path / "disk"), build)
+    assert os.listdir(tmp_path) == []

@@ -27,8 +27,9 @@ HEAD = "0001"
 """The newest migration. A test compares it with Alembic's own answer, which would cost every phase 0.5 s."""
 
 _ATTEMPTS = 10
-_RETRIED = {"40001", "40P01", "57P01", "08006", "08003", "08000"}
-"""PostgreSQL: serialisation failure, deadlock, server shutting down, connection lost."""
+_RETRIED = {"40001", "40P01", "23505", "57P01", "08006", "08003", "08000"}
+"""PostgreSQL: serialisation failure, deadlock, server shutting down, connection lost. And a unique key that another
+transaction took meanwhile: tried again, the work sees that row and says whose it is."""
 
 
 class Records:
@@ -54,6 +55,8 @@ class Records:
 
     def _once(self, work: Callable[[Connection], T]) -> T:
         with self._engine.connect() as connection:
+            if self._check_mode and self._is_new(connection):
+                return self._rehearse(work)
             self._migrate(connection)
             with connection.begin() as transaction:
                 result = work(connection)
@@ -61,13 +64,22 @@ class Records:
                     transaction.rollback()
                 return result
 
+    def _is_new(self, connection: Connection) -> bool:
+        with connection.begin():
+            return bool(self._engine.url.database) and not inspect(connection).has_table("alembic_version")
+
+    def _rehearse(self, work: Callable[[Connection], T]) -> T:
+        """Records that nobody has made yet are as empty as ones in memory, which check mode may make."""
+        self._engine = _engine(make_url("sqlite://"), True)
+        return self._once(work)
+
     def _migrate(self, connection: Connection) -> None:
         with connection.begin():
             current = None
             if inspect(connection).has_table("alembic_version"):
                 current = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         if current != HEAD:
-            if self._check_mode and self._engine.url.database:
+            if self._check_mode and connection.engine.url.database:
                 raise BarestackError(
                     f"The records ({self._engine.url!r}) are of version {current}, this is {HEAD}: "
                     "a run without --check upgrades them."
@@ -96,7 +108,7 @@ def _engine(url: URL, check_mode: bool) -> Engine:
     if url.get_backend_name() == "postgresql":
         return create_engine(url, isolation_level="SERIALIZABLE", poolclass=NullPool)
     path = Path(url.database or "")
-    if check_mode and not path.exists():
+    if check_mode and not path.is_file():
         engine = create_engine("sqlite://", poolclass=StaticPool)
     else:
         try:

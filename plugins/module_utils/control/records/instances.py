@@ -82,11 +82,18 @@ def save(connection: Connection, instance: Instance, now: str) -> bool:
     return bool(done.rowcount)
 
 
-def recorded(connection: Connection, uuids: Sequence[str]) -> dict[str, Row[Any]]:
-    """uuid -> ``project_id``, ``vm_state`` and ``going`` (deleted, or on its way there), whichever run wrote them."""
-    columns = (instances.c.uuid, instances.c.project_id, instances.c.vm_state, _going.label("going"))
-    rows = connection.execute(select(*columns).where(instances.c.uuid.in_(uuids)))
-    return {row.uuid: row for row in rows}
+def known(connection: Connection, uuids: Sequence[str]) -> dict[str, Instance]:
+    """uuid -> the server as it is recorded, deleted ones too."""
+    rows = connection.execute(select(instances).where(instances.c.uuid.in_(uuids))).fetchall()
+    return {instance.uuid: instance for instance in handles(connection, rows)}
+
+
+def was_in_project(connection: Connection, project_id: str, name: str) -> bool:
+    """Whether the project had a server of this name that is deleted."""
+    query = select(instances.c.id).where(
+        instances.c.deleted != 0, instances.c.project_id == project_id, instances.c.name == name
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def delete(connection: Connection, uuid: str, now: str) -> None:
@@ -153,7 +160,7 @@ def handles(connection: Connection, rows: Sequence[Row[Any]]) -> list[Instance]:
 
 
 def start_action(connection: Connection, instance: Instance, action: str, user_id: str, now: str) -> None:
-    """Begin an action (``create``, ``delete``) unless the last one of this name is still going on."""
+    """Begin an action (``create``, ``delete``) unless one is going on."""
     if _open_action(connection, instance.uuid) is None:
         connection.execute(
             insert(instance_actions).values(
@@ -170,19 +177,24 @@ def write_events(connection: Connection, instance: Instance) -> Instance:
     """Move the handle's events into the records."""
     action = _open_action(connection, instance.uuid)
     if action is not None and instance.events:
-        connection.execute(
-            insert(instance_action_events), [{"action_id": action, **to_wire(event)} for event in instance.events]
-        )
+        values = [{**to_wire(event), "traceback": _storable(event.traceback)} for event in instance.events]
+        connection.execute(insert(instance_action_events), [{"action_id": action, **value} for value in values])
     return instance.with_(events=())
 
 
-def finish_action(connection: Connection, instance: Instance, now: str, message: str | None = None) -> None:
-    """End the action that is going on; ``message`` is Nova's ``Error`` or None."""
-    connection.execute(
+def _storable(text: str | None) -> str | None:
+    """What a command printed, as both databases take it: without NUL, and bytes that are no UTF-8 spelt out."""
+    return text and text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def finish_action(connection: Connection, instance: Instance, now: str, message: str | None = None) -> bool:
+    """End the action that is going on; ``message`` is Nova's ``Error`` or None. Whether there was one."""
+    done = connection.execute(
         update(instance_actions)
         .where(instance_actions.c.instance_uuid == instance.uuid, instance_actions.c.finish_time.is_(None))
         .values(finish_time=now, message=message)
     )
+    return bool(done.rowcount)
 
 
 def _open_action(connection: Connection, uuid: str) -> int | None:

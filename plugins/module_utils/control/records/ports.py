@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, Iterable, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import ip_allocations, ports
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records.volumes import only
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     DhcpPort,
     FixedIP,
@@ -75,6 +76,9 @@ def create(
 def restore(connection: Connection, instance: Instance) -> None:
     """In check mode: what the port phase would have left."""
     for port in instance.ports:
+        if connection.execute(select(ports.c.id).where(ports.c.id == port.id)).first():
+            own(connection, port.id, instance.uuid)
+            continue
         create(
             connection,
             port,
@@ -145,10 +149,11 @@ def _port(row: Row[Any], network: Network, addresses: tuple[FixedIP, ...]) -> Po
 
 
 def find(connection: Connection, project_id: str, reference: str) -> Row[Any] | None:
-    """The project's port with this name or id."""
-    return connection.execute(
+    """The project's port with this id or name. InvalidRequest for a name that several ports have."""
+    rows = connection.execute(
         select(ports).where(ports.c.project_id == project_id, or_(ports.c.id == reference, ports.c.name == reference))
-    ).first()
+    ).fetchall()
+    return only("port", reference, rows)
 
 
 def own(connection: Connection, port_id: str, device_id: str) -> None:

@@ -10,6 +10,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records.sche
     block_device_mappings,
     volumes,
 )
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import BlockDevice, Instance
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
@@ -71,12 +72,22 @@ def of_instances(connection: Connection, uuids: Iterable[str]) -> dict[str, tupl
 
 
 def find(connection: Connection, project_id: str, reference: str) -> Row[Any] | None:
-    """The project's volume with this name or id."""
-    return connection.execute(
+    """The project's volume with this id or name. InvalidRequest for a name that several volumes have."""
+    rows = connection.execute(
         select(volumes).where(
             volumes.c.project_id == project_id, or_(volumes.c.id == reference, volumes.c.name == reference)
         )
-    ).first()
+    ).fetchall()
+    return only("volume", reference, rows)
+
+
+def only(kind: str, reference: str, rows: Sequence[Row[Any]]) -> Row[Any] | None:
+    """The one that is meant, an id going before a name; None where there is none."""
+    rows = [row for row in rows if row.id == reference] or rows
+    if len(rows) > 1:
+        ids = ", ".join(sorted(row.id for row in rows))
+        raise InvalidRequest(f"More than one {kind} is named {reference!r}: use the id, one of {ids}")
+    return rows[0] if rows else None
 
 
 def hosts(connection: Connection, volume_ids: Sequence[str]) -> set[str]:
@@ -117,10 +128,14 @@ def attached(connection: Connection, instance: Instance) -> None:
         set_connection_info(connection, device)
 
 
-def forget_host(connection: Connection, instance: Instance) -> None:
-    """After a rollback: volumes that the server brings itself lie nowhere any more."""
-    own = [device.volume_id for device in instance.block_devices if device.source_type == "blank"]
-    connection.execute(update(volumes).where(volumes.c.id.in_(own)).values(status="creating", host=None))
+def roll_back(connection: Connection, instance: Instance) -> None:
+    """After a rollback: volumes that go with the server lie nowhere any more, the others wait for it where they lie."""
+    gone = [device.volume_id for device in instance.block_devices if device.delete_on_termination]
+    connection.execute(update(volumes).where(volumes.c.id.in_(gone)).values(status="creating", host=None))
+    kept = [device.volume_id for device in instance.block_devices if not device.delete_on_termination]
+    connection.execute(
+        update(volumes).where(volumes.c.id.in_(kept), volumes.c.host.is_not(None)).values(status="reserved")
+    )
 
 
 def release(connection: Connection, instance: Instance) -> bool:

@@ -190,7 +190,7 @@ class Site:
         if options.get("twice"):
             again = self.phase(name, user, check, **given)
             assert again["effects"] == [], f"{step} is not repeatable"
-            assert _essence(again) == _essence(self.results[step])
+            assert _essence(step, again) == _essence(step, self.results[step])
         return self.results[step]
 
     def changed(self) -> set[str]:
@@ -267,9 +267,11 @@ class Site:
         return {**instance, "stuck": {"phase": "disk", "host": instance["host"], "message": message, "code": 500}}
 
 
-def _essence(result: dict[str, Any]) -> Any:
+def _essence(step: str, result: dict[str, Any]) -> Any:
     """What the next step makes use of."""
     keys = ("uuid", "host", "vm_state", "task_state", "power_state", "ports", "block_devices", "fault", "stuck")
+    if step in UNDOS:  # the other undos still need to know what there was
+        keys = ("uuid", "fault", "stuck")
     return [{key: instance[key] for key in keys} for instance in result.get("instances", [])], result.get("hosts")
 
 
