@@ -159,13 +159,16 @@ def _nic(
 def reported(recorded: Instance, given: Instance) -> Instance:
     """The server as recorded, with that of a handle which only its host knows: what the phases there made and found.
 
-    Where the records hold no host, or none any more, the handle says where this run is at work.
+    Where the records hold no host, or none any more, the handle says where this run is at work; so it does for the
+    ports of a server that another run deleted or gave up, which this run has to take off its host again.
     """
+    lost = recorded.task_state == TaskState.DELETING or recorded.vm_state in (VmState.DELETED, VmState.ERROR)
+    ports = recorded.ports or (given.ports if lost else ())
     statuses = {port.id: port.status for port in given.ports}
     connections = {device.id: device.connection_info for device in given.block_devices}
     return recorded.with_(
         host=recorded.host or given.host,
-        ports=tuple(dataclasses.replace(port, status=statuses.get(port.id, port.status)) for port in recorded.ports),
+        ports=tuple(dataclasses.replace(port, status=statuses.get(port.id, port.status)) for port in ports),
         block_devices=tuple(
             dataclasses.replace(device, connection_info=connections.get(device.id) or device.connection_info)
             for device in recorded.block_devices

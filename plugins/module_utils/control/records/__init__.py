@@ -79,7 +79,7 @@ class Records:
             if inspect(connection).has_table("alembic_version"):
                 current = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         if current != HEAD:
-            if self._check_mode and connection.engine.url.database:
+            if self._check_mode and self._engine.url.database:
                 raise BarestackError(
                     f"The records ({self._engine.url!r}) are of version {current}, this is {HEAD}: "
                     "a run without --check upgrades them."
