@@ -156,11 +156,15 @@ def run_module(phase: Type[Phase]) -> None:
     """``main()`` of every module."""
     from ansible.module_utils.basic import AnsibleModule
 
-    module = AnsibleModule(argument_spec=phase.argument_spec, supports_check_mode=True)
+    # Without no_log the host's system log would get the whole handle, with everyone's user data, from every phase.
+    module = AnsibleModule(argument_spec=phase.argument_spec, supports_check_mode=True, no_log=True)
     try:
         result = execute(phase, module.params, module.check_mode)
     except BarestackError as error:
         result = failure(error)
+    # The handle goes back once, as the result.
+    arguments = {name: value for name, value in module.params.items() if name != "instances"}
+    result["invocation"] = {"module_args": arguments}
     if result.pop("failed", False):
         module.fail_json(**result)
     module.exit_json(**result)

@@ -56,7 +56,7 @@ consoles:
 """
 
 import uuid
-from typing import Any, ClassVar, Dict
+from typing import Any, ClassVar, Dict, List
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.host.readiness import console_tail
@@ -80,7 +80,14 @@ class ConsoleLog(Phase):
             raise InvalidRequest(f"lines is {self.params['lines']}, but must be at least 1")
         paths = Paths.of(self.params)
         uuids = [_uuid(text) for text in self.params["uuids"]]
-        return {"consoles": {item: console_tail(paths.console_log(item), self.params["lines"]) for item in uuids}}
+        return {"consoles": {item: _tail(paths.console_log(item), self.params["lines"]) for item in uuids}}
+
+
+def _tail(path: str, lines: int) -> List[str]:
+    try:
+        return console_tail(path, lines)
+    except OSError as error:  # the other servers' consoles are wanted all the same
+        return [f"{path} cannot be read: {error.strerror}"]
 
 
 def _uuid(text: str) -> str:

@@ -199,7 +199,7 @@ class Domain(HostPhase):
         if found is not None:
             return hypervisor.domain_xml(instance.uuid)
         other = hypervisor.uuid_of(name)
-        if other:
+        if other not in (None, instance.uuid):  # its own is one that another run has defined since we looked
             raise Conflict(
                 f"the name {name} is taken by domain {other}, which is not server {instance.uuid}: do other records "
                 "use this host too? It is left alone"

@@ -136,6 +136,7 @@ class PortRecord(ControlPhase):
 
     def work(self, connection: Connection) -> dict[str, Any]:
         """Dispatch by state."""
+        self._catalog = Catalog.load(self.params["catalog"])
         act = getattr(self, f"_{self.params['state']}")
         handle = [act(connection, instance) for instance in self.handle(connection)]
         if self.params["state"] == "absent":
@@ -150,10 +151,9 @@ class PortRecord(ControlPhase):
         return {"instances": to_wire(handle), "ports": to_wire(own)}
 
     def _own_ports(self, connection: Connection) -> list[dict[str, Any]]:
-        catalog = Catalog.load(self.params["catalog"]) if self.params["requests"] else Catalog()
         answer = []
         for request in self.params["requests"]:
-            port, made = networking.ensure_port(connection, catalog, self.identity.project_id, request)
+            port, made = networking.ensure_port(connection, self._catalog, self.identity.project_id, request)
             if made:
                 self.effects.note("port.record", request["name"], after=pretty(port))
             answer.append(port)
@@ -168,6 +168,7 @@ class PortRecord(ControlPhase):
         try:
             with connection.begin_nested():
                 made = networking.allocate(connection, instance)
+                made += networking.refresh_groups(connection, self._catalog, instance)
         except BarestackError as error:
             return instance.with_(fault=Fault("port", None, str(error), error.code))
         for effect, target, what in made:

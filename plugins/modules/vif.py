@@ -74,6 +74,7 @@ effects:
 
 import contextlib
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar, Dict, List, Mapping, Set
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host.firewall import protected
@@ -132,7 +133,11 @@ class Vif(HostPhase):
         if not instance.ports:
             return {}
         timeout = self.params["vif_plugging_timeout"]
-        states = wait_plugged(self._watcher("all"), instance.ports, timeout)
+        hypervisor = self._hypervisor(self.params["libvirt_uri"])
+        alive = partial(hypervisor.is_active, instance.uuid)
+        states = wait_plugged(self._watcher("all"), instance.ports, timeout, alive)
+        if states and not alive():
+            raise HostError(f"domain {instance.domain_name} ({instance.uuid}) has ended before its ports were plugged")
         if states and self.params["vif_plugging_is_fatal"]:
             raise timed_out(states, timeout)
         # The firewall phase has loaded them before the tap could exist, so there is nothing to wait for.

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import json
+import syslog
 import threading
 from typing import Any
 
 import pytest
+from ansible.module_utils import basic
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import EFFECTS, Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, Instance
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, execute
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, execute, run_module
 
 
 def make(name: str, **changes: Any) -> Instance:
@@ -110,3 +114,28 @@ def test_the_wire_refuses_what_it_does_not_know() -> None:
 def test_the_wire_carries_everything_both_ways() -> None:
     instance = make("a", metadata={"k": "v"})
     assert from_wire(Instance, to_wire(instance)) == instance
+
+
+class Reader(HostPhase):
+    name = "reader"
+
+    def present(self, instance: Instance) -> Instance:
+        return instance
+
+
+def test_a_module_answers_with_the_handle_once_and_logs_none_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(basic, "has_journal", False)
+    monkeypatch.setattr(syslog, "syslog", lambda *arguments: logged.append(str(arguments)))
+    handle = [to_wire(make("a", user_data="the password is swordfish"))]
+    with patch_module_args({"instances": handle}), pytest.raises(SystemExit) as ended:
+        run_module(Reader)
+    printed = capsys.readouterr().out
+    result = json.loads(printed)
+    assert ended.value.code == 0
+    assert result["instances"][0]["user_data"] == "the password is swordfish"
+    assert printed.count("swordfish") == 1
+    assert result["invocation"]["module_args"]["state"] == "present"
+    assert logged == []

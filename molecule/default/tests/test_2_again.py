@@ -194,3 +194,14 @@ def test_the_listing_shows_states_addresses_and_console(guests: dict[str, Guest]
     assert (listing.rc, listing.changed) == (0, 0), listing.output
     for shown in (guests["web-1"].uuid, guests["web-1"].address, "RUNNING", "barestack-demo: hostname=web-1"):
         assert shown in listing.output
+
+
+def test_a_groups_rules_in_the_catalogue_reach_its_servers(guests: dict[str, Guest], host: Any) -> None:
+    ssh_only = {"direction": "ingress", "ether_type": "IPv4", "protocol": "tcp"}
+    ping = f"ping -c 1 -W 2 {guests['web-1'].address}"
+    assert host.run(ping).rc == 0
+    assert play("boot_instance.yml", security_groups=[{"name": "ping", "rules": [ssh_only]}]).changed > 0
+    assert host.run(ping).rc == 1
+    assert play("boot_instance.yml").changed > 0
+    assert host.run(ping).rc == 0
+    assert play("boot_instance.yml").changed == 0

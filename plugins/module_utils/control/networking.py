@@ -45,6 +45,22 @@ def allocate(connection: Connection, instance: Instance) -> list[tuple[str, str,
     return made
 
 
+def refresh_groups(connection: Connection, catalog: Catalog, instance: Instance) -> list[tuple[str, str, Any]]:
+    """Give the server's ports the rules that their security groups have in the catalogue now, as Neutron's agents do.
+
+    Returns (effect, target, the groups) of each port that changed. A group that the catalogue no longer has keeps its
+    last rules.
+    """
+    current = {group.id: group for group in catalog.security_groups(instance.project_id)}
+    changed = []
+    for port in ports.attach(connection, [instance])[0].ports:
+        groups = tuple(current.get(group.id, group) for group in port.security_groups)
+        if groups != port.security_groups:
+            ports.set_groups(connection, port.id, groups)
+            changed.append(("port.record", instance.name, {"security_groups": to_wire(groups)}))
+    return changed
+
+
 def deallocate(connection: Connection, instance: Instance) -> list[tuple[str, str]]:
     """Give the server's ports back, and a network's DHCP port with the last port on the host. Returns the effects."""
     undone = []

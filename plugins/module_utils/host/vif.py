@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import time
-from typing import Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host.netlink import Link, LinkWatcher
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Timeout
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Port
+
+_LOOK = 1.0
+"""Seconds between two looks at a guest whose taps do not come."""
 
 
 def missing(port: Port, links: Mapping[str, Link]) -> Optional[str]:
@@ -25,12 +28,21 @@ def missing(port: Port, links: Mapping[str, Link]) -> Optional[str]:
     return None if tap.up else f"{port.tap_device} is in {port.network.bridge}, but down"
 
 
-def wait_plugged(watcher: LinkWatcher, ports: Sequence[Port], timeout: float) -> Mapping[str, str]:
-    """Wait up to ``timeout`` seconds for all the ports; returns what is still missing, by port id. Empty is well."""
+def wait_plugged(
+    watcher: LinkWatcher, ports: Sequence[Port], timeout: float, alive: Callable[[], bool]
+) -> Mapping[str, str]:
+    """Wait up to ``timeout`` seconds for all the ports; returns what is still missing, by port id. Empty is well.
+
+    No event of a link says that it never comes because the guest has ended: hence ``alive``, asked once a second.
+    """
     deadline = time.monotonic() + timeout
-    links = watcher.wait(lambda found: not any(missing(port, found) for port in ports), deadline)
-    states = {port.id: missing(port, links) for port in ports}
-    return {port_id: state for port_id, state in states.items() if state}
+    while True:
+        turn = min(deadline, time.monotonic() + _LOOK)
+        links = watcher.wait(lambda found: not any(missing(port, found) for port in ports), turn)
+        states = {port.id: missing(port, links) for port in ports}
+        found = {port_id: state for port_id, state in states.items() if state}
+        if not found or turn >= deadline or not alive():
+            return found
 
 
 def timed_out(states: Mapping[str, str], timeout: float) -> Timeout:

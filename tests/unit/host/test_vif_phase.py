@@ -95,6 +95,16 @@ def test_a_wired_guest_runs_and_its_port_is_active(
     assert run(lab, *servers)["effects"] == []
 
 
+def test_a_guest_that_has_ended_is_not_waited_for(
+    lab: Lab, hypervisor: driver.Hypervisor, servers: List[Instance]
+) -> None:
+    hypervisor.destroy(servers[0].uuid)
+    before = time.monotonic()
+    result = run(lab, servers[0], timeout=60)
+    assert time.monotonic() - before < 10
+    assert "has ended before its ports were plugged" in result["instances"][0].fault.message
+
+
 def test_it_waits_for_the_tap_its_bridge_and_its_being_up(lab: Lab, servers: List[Instance]) -> None:
     port = servers[0].ports[0]
     steps = (

@@ -196,6 +196,11 @@ def bind(connection: Connection, uuid: str, host: str) -> None:
     )
 
 
+def set_groups(connection: Connection, port_id: str, groups: Sequence[SecurityGroup]) -> None:
+    """The security groups with their rules."""
+    connection.execute(update(ports).where(ports.c.id == port_id).values(security_groups=to_wire(groups)))
+
+
 def set_status(connection: Connection, port_ids: Iterable[str], status: str) -> None:
     """Neutron's port status."""
     connection.execute(update(ports).where(ports.c.id.in_(list(port_ids))).values(status=status))

@@ -12,16 +12,17 @@ import copy
 import importlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import argon2
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import HEAD, Records
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import metadata
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import execute
-from sqlalchemy import select
+from sqlalchemy import create_engine, inspect, select, text
 
 PASSWORD = "hush-hush"
 HASH = argon2.PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
@@ -273,6 +274,48 @@ def _essence(step: str, result: dict[str, Any]) -> Any:
     if step in UNDOS:  # the other undos still need to know what there was
         keys = ("uuid", "fault", "stuck")
     return [{key: instance[key] for key in keys} for instance in result.get("instances", [])], result.get("hosts")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fresh: on records that no run has been at yet")
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SQLite's records as a first run leaves them, to copy."""
+    path = tmp_path_factory.mktemp("records") / "records.db"
+    Records(f"sqlite:///{path}").run(lambda _: None)
+    return path
+
+
+@pytest.fixture(scope="session")
+def database(postgresql: str) -> str:
+    """One database for all of these tests: making one takes longer than most of them."""
+    engine = create_engine(postgresql.format("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE phases"))
+    engine.dispose()
+    return postgresql.format("phases")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def records_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Empty records of each kind; for a test marked ``fresh`` there are none at all."""
+    fresh = request.node.get_closest_marker("fresh") is not None
+    if request.param == "sqlite":
+        if not fresh:
+            shutil.copy(request.getfixturevalue("migrated"), tmp_path / "records.db")
+        return f"sqlite:///{tmp_path}/records.db"
+    url: str = request.getfixturevalue("database")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        if not fresh and inspect(connection).has_table("alembic_version"):
+            connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)} CASCADE"))
+            connection.execute(text(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
+        else:
+            connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    engine.dispose()
+    return url
 
 
 @pytest.fixture

@@ -11,11 +11,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records impo
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import (
     BarestackError,
     Conflict,
-    Forbidden,
-    InvalidRequest,
-    NotFound,
     QuotaExceeded,
-    Unauthorized,
 )
 from sqlalchemy import Connection, text
 
@@ -140,8 +136,16 @@ def test_a_boot_killed_after_any_step_goes_on(site: Any, killed_after: str) -> N
     assert len(site.events()) == 2
 
 
-@pytest.mark.parametrize("killed_after", ["deleting", "volume_absent", "port_absent", "schedule_absent", "absent"])
-@pytest.mark.parametrize("state", ["active", "instance", "port"])
+@pytest.mark.parametrize(
+    ("killed_after", "state"),
+    [
+        ("deleting", "active"),
+        ("volume_absent", "volume"),
+        ("port_absent", "active"),
+        ("schedule_absent", "port"),
+        ("absent", "instance"),
+    ],
+)
 def test_a_delete_killed_after_any_step_goes_on(site: Any, killed_after: str, state: str) -> None:
     request = site.server(volumes=[{"size": 2, "delete_on_termination": True}])
     site.boot(request, last=state)
@@ -163,6 +167,7 @@ def test_a_delete_of_some_that_are_not_there_takes_the_others(site: Any) -> None
     assert_gone(site)
 
 
+@pytest.mark.fresh
 def test_check_mode_goes_through_a_fresh_site_and_leaves_nothing(site: Any) -> None:
     request = with_volume(site, wait_for="lease")
     (instance,) = site.boot(request, site.server("db"), check=True)[:1]
@@ -425,5 +430,3 @@ def test_records_that_a_newer_collection_made_are_refused_in_check_mode(site: An
     with pytest.raises(BarestackError, match="are of version 9999"):
         site.boot(site.server(), check=True)
 
-
-UNUSED = (Forbidden, InvalidRequest, NotFound, Unauthorized)
