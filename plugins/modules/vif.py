@@ -74,6 +74,7 @@ effects:
 
 import contextlib
 import dataclasses
+import math
 from functools import partial
 from typing import Any, ClassVar, Dict, List, Mapping, Set
 
@@ -81,12 +82,19 @@ from ansible_collections.barestack.kvm.plugins.module_utils.host.firewall import
 from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import driver
 from ansible_collections.barestack.kvm.plugins.module_utils.host.netlink import LinkWatcher
 from ansible_collections.barestack.kvm.plugins.module_utils.host.once import Once
-from ansible_collections.barestack.kvm.plugins.module_utils.host.vif import timed_out, wait_plugged
+from ansible_collections.barestack.kvm.plugins.module_utils.host.vif import (
+    loose,
+    missing,
+    plug,
+    timed_out,
+    wait_plugged,
+)
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError, NotFound
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, PortStatus, PowerState
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, run_module
 
 _RESUME_TIMEOUT = 60.0
+_REPLUG_TIMEOUT = 2.0
 
 
 class Vif(HostPhase):
@@ -110,12 +118,15 @@ class Vif(HostPhase):
         self._open.close()
 
     def present(self, instance: Instance) -> Instance:
-        unplugged = {} if self.check_mode else self._unplugged(instance)
+        runs = self._runs(instance)
+        if runs:
+            self._plug(instance)
+        unplugged = {} if self.check_mode else self._unplugged(instance, runs)
         ports = tuple(
             dataclasses.replace(port, status=PortStatus.DOWN if port.id in unplugged else PortStatus.ACTIVE)
             for port in instance.ports
         )
-        if not self._runs(instance):
+        if not runs:
             self.effects.apply(
                 "vif.resume",
                 instance.domain_name,
@@ -128,11 +139,23 @@ class Vif(HostPhase):
     def absent(self, instance: Instance) -> Instance:
         return instance.with_(ports=tuple(dataclasses.replace(port, status=PortStatus.DOWN) for port in instance.ports))
 
-    def _unplugged(self, instance: Instance) -> Mapping[str, str]:
-        """What is missing of each port when the time is over; an error where that is fatal."""
+    def _plug(self, instance: Instance) -> None:
+        """Put back what fell out of its bridge; only a guest that is being started is wired by libvirt."""
+        links = self._watcher("all").wait(lambda _: True, 0) if instance.ports else {}
+        for port in instance.ports:
+            found = loose(port, links)
+            if found:
+                before, after = f"{missing(port, links)}\n", f"{port.tap_device} is up in {port.network.bridge}\n"
+                self.effects.apply("vif.plug", port.tap_device, partial(plug, *found), before=before, after=after)
+
+    def _unplugged(self, instance: Instance, runs: bool) -> Mapping[str, str]:
+        """What is missing of each port when the time is over; an error where that is fatal.
+
+        A guest that runs already gets no other tap: there only what :meth:`_plug` has done is waited for.
+        """
         if not instance.ports:
             return {}
-        timeout = self.params["vif_plugging_timeout"]
+        timeout = min(self.params["vif_plugging_timeout"], _REPLUG_TIMEOUT if runs else math.inf)
         hypervisor = self._hypervisor(self.params["libvirt_uri"])
         alive = partial(hypervisor.is_active, instance.uuid)
         states = wait_plugged(self._watcher("all"), instance.ports, timeout, alive)

@@ -59,6 +59,7 @@ from typing import Any
 from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
+    Fault,
     Instance,
     TaskState,
     VmState,
@@ -85,10 +86,13 @@ class Volume(ControlPhase):
     def _present(self, connection: Connection, instance: Instance) -> Instance:
         if instance.fault or instance.vm_state != VmState.BUILDING:
             return instance
+        if not instance.host:
+            message = f"Server {instance.name} has no host: schedule it first"
+            return instance.with_(fault=Fault(self.name, None, message, 409))
         instance = instance.with_(task_state=TaskState.BLOCK_DEVICE_MAPPING)
         instances.save(connection, instance, now())
         placed = [device.volume_id for device in instance.block_devices]
-        if placed and volumes.place(connection, placed, str(instance.host)):
+        if placed and volumes.place(connection, placed, instance.host):
             names = ", ".join(device.volume_name for device in instance.block_devices)
             self.effects.note("volume.record", instance.name, after=f"{names} on {instance.host}\n")
         return instances.write_events(connection, instance)

@@ -37,6 +37,18 @@ def test_a_phase_that_failed_as_a_whole_is_the_fault_of_its_hosts_instances() ->
     ]
 
 
+def test_the_first_fault_stays_whatever_fails_after_it() -> None:
+    hostvars = {"kvm01": {"disk": {"instances": [instance("a", fault=FAULT)]}, "domain": {"msg": "libvirt is gone"}}}
+    assert faults(merge([instance("a")], hostvars, ["disk", "domain"])) == ["a failed in disk on kvm01: full"]
+
+
+def test_a_variable_of_the_inventory_is_no_result() -> None:
+    hostvars = {"kvm01": {"disk": {"instances": [instance("a")]}, "domain": "example.org"}}
+    assert faults(merge([instance("a")], hostvars, ["disk", "domain"])) == [
+        "a failed in domain on kvm01: the host did not get there"
+    ]
+
+
 def test_an_undo_keeps_the_fault_and_is_not_stuck_because_of_it() -> None:
     hostvars = {"kvm01": {"undo_disk": {"instances": [instance("a", fault=FAULT)]}}}
     (after,) = undone([instance("a", fault=FAULT)], hostvars, ["undo_disk"])

@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import testinfra
 
 ROOT = Path(__file__).parents[3]
 INVENTORY = ROOT / "molecule" / "default" / "inventory"
 RECORDS = "/var/lib/barestack/molecule/records.db"
 SERVERS = ("web-1", "web-2", "probe")
 NOVA = "{http://openstack.org/xmlns/libvirt/nova/1.1}"
+
+
+OWN_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_"))}
+"""Molecule's settings are not a user's."""
 
 
 def sh(*command: str) -> str:
@@ -43,7 +48,7 @@ class Run:
         return len(re.findall(r"^(?:ok|changed): \[", self.output, re.MULTILINE))
 
 
-def play(playbook: str, *arguments: str, environment: dict[str, str] | None = None, **variables: Any) -> Run:
+def play(playbook: str, *arguments: str, **variables: Any) -> Run:
     ansible_playbook = str(Path(sys.executable).parent / "ansible-playbook")
     extra = ["-e", json.dumps(variables)] if variables else []
     done = subprocess.run(
@@ -51,7 +56,7 @@ def play(playbook: str, *arguments: str, environment: dict[str, str] | None = No
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **(environment or {})},
+        env={**OWN_ENVIRONMENT, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
     )
     return Run(done.returncode, done.stdout + done.stderr)
 
@@ -108,6 +113,12 @@ class Guest:
             str(disk.find("target").get("dev")): str(disk.find("source").get("file"))
             for disk in self.domain.findall(".//devices/disk")
         }
+
+
+@pytest.fixture
+def host() -> Any:
+    """This machine: molecule's own host is only a name."""
+    return testinfra.get_host("local://")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Pa
 from ansible_collections.barestack.kvm.plugins.module_utils.host.system import locked, names, run
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, HostError, InvalidRequest
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Disk, Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Disk, Instance, VmState
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 DIRECTORY_MODE = 0o711
@@ -238,9 +238,13 @@ class Disks:
         """The instance with its disks, made where they are missing.
 
         Raises InvalidRequest where the image does not fit the flavor's disk, Conflict where an existing disk is
-        not what it should be, HostError where the image is not in the cache or the disk cannot be written.
+        not what it should be, HostError where the image is not in the cache, the disk cannot be written, or the disk
+        of a server that has been running is gone.
         """
         directory = self._paths.instance_directory(require_uuid("instance", instance.uuid))
+        if instance.vm_state == VmState.ACTIVE:
+            for wanted in wanted_disks(instance, self._paths):
+                require_kept(f"{wanted.role} disk {wanted.path} of server {instance.name}", wanted.path)
         if not _passable(directory):
             self._effects.apply("disk.directory", directory, lambda: self._make_directory(directory), after="directory")
         for wanted in wanted_disks(instance, self._paths):
@@ -304,6 +308,15 @@ class Disks:
         doomed = f"{directory}_del"
         if os.path.lexists(directory) or os.path.lexists(doomed):
             self._effects.apply("disk.directory", directory, lambda: _remove(directory, doomed), before="directory")
+
+
+def require_kept(what: str, path: str) -> None:
+    """HostError where a disk that a guest has written to is gone: an empty one in its place would hide the loss."""
+    if not os.path.lexists(path):
+        raise HostError(
+            f"{what} is gone, with all that a guest wrote on it: mount its file system or restore it, or delete the "
+            "server and boot it anew"
+        )
 
 
 def _make_base(wanted: WantedDisk, part: str) -> None:

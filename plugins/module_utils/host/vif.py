@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.barestack.kvm.plugins.module_utils.host.netlink import Link, LinkWatcher
+from ansible_collections.barestack.kvm.plugins.module_utils.host.netlink import Link, LinkWatcher, Netlink
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Timeout
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Port
 
@@ -26,6 +26,20 @@ def missing(port: Port, links: Mapping[str, Link]) -> Optional[str]:
         master = next((link.name for link in links.values() if link.index == tap.master), "no bridge")
         return f"{port.tap_device} is in {master}, not in {port.network.bridge}"
     return None if tap.up else f"{port.tap_device} is in {port.network.bridge}, but down"
+
+
+def loose(port: Port, links: Mapping[str, Link]) -> Optional[Tuple[Link, Link]]:
+    """(tap, bridge) where both are there and the tap is in no bridge, or is down; else None. Pure."""
+    tap, bridge = links.get(port.tap_device), links.get(port.network.bridge)
+    if tap is None or bridge is None or tap.master not in (None, bridge.index):
+        return None
+    return None if tap.master and tap.up else (tap, bridge)
+
+
+def plug(tap: Link, bridge: Link) -> None:
+    """What Neutron's agent did with a tap that it found outside its bridge: the bridge was made anew under a guest."""
+    with Netlink() as socket:
+        socket.set_link(tap.index, tap.name, master=bridge.index, state="up")
 
 
 def wait_plugged(

@@ -21,13 +21,14 @@ from ansible_collections.barestack.kvm.plugins.module_utils.host.disk import (
     ensure_directory,
     human,
     part_of,
+    require_kept,
     require_uuid,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.host.system import run
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, InvalidRequest
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import BlockDevice, Disk, Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import BlockDevice, Disk, Instance, VmState
 
 VOLUME_TYPE = "directory"
 VOLUME_FORMAT = "qcow2"
@@ -43,13 +44,13 @@ class Volumes:
     def attach(self, instance: Instance) -> Instance:
         """The instance with a disk for each of its volumes, and their block devices' ``connection_info``.
 
-        A volume without a file gets an empty one; a file that exists keeps what is in it. Raises Conflict where
-        such a file is not what the block device says.
+        A volume that the server brings itself gets an empty file; a file that exists keeps what is in it. Raises
+        Conflict where such a file is not what the block device says, HostError where one that held data is gone.
         """
         devices = []
         for device in instance.block_devices:
             if device.volume_type == VOLUME_TYPE:
-                path = self._ensure(device)
+                path = self._ensure(instance, device)
                 device = dataclasses.replace(device, connection_info=connection_info(path))
                 instance = instance.with_disk(
                     Disk("volume", path, VOLUME_FORMAT, serial=device.volume_id, boot_index=device.boot_index)
@@ -57,8 +58,10 @@ class Volumes:
             devices.append(device)
         return instance.with_(block_devices=tuple(devices))
 
-    def _ensure(self, device: BlockDevice) -> str:
+    def _ensure(self, instance: Instance, device: BlockDevice) -> str:
         path = self._paths.volume(require_uuid("volume", device.volume_id))
+        if instance.vm_state == VmState.ACTIVE or device.source_type == "volume":
+            require_kept(f"volume {device.volume_name or device.volume_id}, {path},", path)
         size = device.size * GIB
         if os.path.lexists(path):
             fault = _fault(path, size)

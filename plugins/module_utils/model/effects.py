@@ -57,6 +57,7 @@ EFFECTS: Dict[str, str] = {
     "domain.definition": "the persistent domain",
     "domain.running": "the guest's process",
     "domain.console_log": "the console's log file",
+    "vif.plug": "the tap of a guest that runs, put back into its bridge",
     "vif.resume": "the guest resumed once its ports are wired",
 }
 

@@ -17,7 +17,7 @@ import uuid
 from typing import Any
 
 import pytest
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, Instance, VmState
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import execute
 from ansible_collections.barestack.kvm.plugins.modules.disk import PHASE
@@ -400,3 +400,10 @@ def test_what_is_no_uuid_never_becomes_a_path(root: pathlib.Path, identifier: st
         assert problem["message"] == f"instance {identifier!r} is not a UUID"
         assert result["changed"] is False
     assert (root / "_base").exists()
+
+
+def test_a_disk_that_a_running_server_lost_is_not_replaced_by_an_empty_one(root: pathlib.Path) -> None:
+    server = instance_of().with_(vm_state=VmState.ACTIVE)
+    (lost,) = run(root, server)["instances"]
+    assert "is gone, with all that a guest wrote on it" in lost["fault"]["message"]
+    assert os.listdir(root) == ["_base"]

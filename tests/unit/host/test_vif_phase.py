@@ -105,6 +105,35 @@ def test_a_guest_that_has_ended_is_not_waited_for(
     assert "has ended before its ports were plugged" in result["instances"][0].fault.message
 
 
+@pytest.mark.parametrize("damage", ["ip link set {tap} nomaster", "ip link set {tap} down", "ip link del {bridge}"])
+def test_a_tap_that_fell_out_of_its_bridge_is_put_back_under_the_running_guest(
+    lab: Lab, servers: List[Instance], damage: str
+) -> None:
+    (port,) = servers[0].ports
+    wired(lab, port)
+    run(lab, servers[0])
+    shell(damage.format(tap=port.tap_device, bridge=port.network.bridge))
+    lab.must("network", *servers)
+    assert run(lab, servers[0], check=True)["effects"] == [f"vif.plug {port.tap_device}"]
+    again = run(lab, servers[0])
+    assert (again["effects"], again["instances"][0].fault) == ([f"vif.plug {port.tap_device}"], None)
+    assert run(lab, servers[0])["effects"] == []
+
+
+def test_a_tap_in_another_bridge_is_left_there_and_a_running_guest_is_not_waited_for_long(
+    lab: Lab, servers: List[Instance]
+) -> None:
+    (port,) = servers[0].ports
+    wired(lab, port)
+    run(lab, servers[0])
+    shell(f"ip link add brother type bridge; ip link set {port.tap_device} nomaster")
+    shell(f"ip link set {port.tap_device} master brother")
+    before = time.monotonic()
+    (server,) = run(lab, servers[0], timeout=60)["instances"]
+    assert "is in brother, not in" in server.fault.message
+    assert time.monotonic() - before < 10
+
+
 def test_it_waits_for_the_tap_its_bridge_and_its_being_up(lab: Lab, servers: List[Instance]) -> None:
     port = servers[0].ports[0]
     steps = (

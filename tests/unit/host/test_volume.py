@@ -18,6 +18,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
     Flavor,
     Image,
     Instance,
+    VmState,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import execute
@@ -170,3 +171,14 @@ def test_what_is_no_uuid_never_becomes_a_path(tmp_path: pathlib.Path) -> None:
 
     assert "is not a UUID" in run(tmp_path, instance)["instances"][0]["fault"]["message"]
     assert "is not a UUID" in run(tmp_path, instance, "absent")["instances"][0]["stuck"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["of a server that ran", "that existed before its server"])
+def test_a_volume_that_held_data_and_is_gone_is_not_replaced_by_an_empty_one(tmp_path: pathlib.Path, kind: str) -> None:
+    if kind == "of a server that ran":
+        server = instance_of(device_of()).with_(vm_state=VmState.ACTIVE)
+    else:
+        server = instance_of(device_of(source_type="volume"))
+    result = run(tmp_path, server)
+    assert "is gone, with all that a guest wrote on it" in result["instances"][0]["fault"]["message"]
+    assert not path_of(tmp_path).exists()

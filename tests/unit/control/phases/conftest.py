@@ -22,7 +22,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import HEAD, Records
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import metadata
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import execute
-from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy import Connection, create_engine, inspect, select, text
 
 PASSWORD = "hush-hush"
 HASH = argon2.PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
@@ -200,8 +200,16 @@ class Site:
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """A table's rows."""
-        query = select(metadata.tables[table])
-        return Records(self.records_url).run(lambda connection: [dict(row._mapping) for row in connection.execute(query)])
+        return self._read(table)[table]
+
+    def _read(self, *tables: str) -> dict[str, list[dict[str, Any]]]:
+        def read(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+            return {
+                table: [dict(row._mapping) for row in connection.execute(select(metadata.tables[table]))]
+                for table in tables
+            }
+
+        return Records(self.records_url).run(read)
 
     def row(self, name: str = "web") -> dict[str, Any]:
         """The newest row of a server with this name, deleted or not."""
@@ -232,8 +240,8 @@ class Site:
     def dump(self) -> dict[str, list[dict[str, Any]]]:
         """Every table, to compare; without the heartbeats and the times of the last writes."""
         return {
-            name: [{key: value for key, value in row.items() if key != "updated_at"} for row in self.rows(name)]
-            for name in metadata.tables
+            table: [{key: value for key, value in row.items() if key != "updated_at"} for row in rows]
+            for table, rows in self._read(*metadata.tables).items()
         }
 
     @staticmethod
