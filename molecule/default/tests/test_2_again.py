@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import Guest, play, sh, sql
 
+TABLES = ("instances", "ports", "ip_allocations", "allocations", "volumes", "block_device_mappings", "instance_actions")
 FRESH = {"name": "fresh", "flavor": "nano", "image": "demo", "network": "molecule-net"}
 
 
@@ -39,7 +40,7 @@ def world() -> tuple[Any, ...]:
         rules,
         [line for line in images if any(uuid in line for uuid in uuids)],
         sh("find", f"/var/lib/barestack/dhcp/{network}", "-printf", "%p %i\n"),
-        [sql(f"SELECT * FROM {table}") for table in tables],
+        [sql(f"SELECT * FROM {table}") for table in TABLES],
     )
 
 
