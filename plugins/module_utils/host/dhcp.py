@@ -274,7 +274,7 @@ def _set_up_inside(network: Network, port: DhcpPort) -> None:
 
 
 def _remove_files(directory: str) -> None:
-    """The directory, and those above it that are empty then."""
+    """The directory with its files; the one above it belongs to prepare_hosts."""
     for name in os.listdir(directory):
         os.unlink(f"{directory}/{name}")
-    os.removedirs(directory)
+    os.rmdir(directory)

@@ -227,4 +227,4 @@ def _remove(socket: Netlink, bridge: Optional[Link], directory: str) -> None:
     if bridge:
         socket.delete_link(bridge.name, bridge.index)
     if os.path.isdir(directory):
-        os.removedirs(directory)
+        os.rmdir(directory)
