@@ -179,9 +179,10 @@ class Lab:
         return {link["ifname"]: link for link in json.loads(shell("ip -j -d link"))}
 
     def state_files(self) -> List[str]:
-        """Every path below the state directory but the lock."""
+        """Every path below the state directory but the lock and the two directories that prepare_hosts makes."""
         root = Path(self.paths.state_path)
-        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.name != "network.lock")
+        paths = {str(path.relative_to(root)) for path in root.rglob("*")}
+        return sorted(paths - {"network.lock", "dhcp", "networks"})
 
     def close(self) -> None:
         for pid_file in Path(self.paths.state_path).glob("dhcp/*/pid"):

@@ -205,7 +205,7 @@ def test_many_at_once_end_as_one(lab: Lab) -> None:
         assert [worker.exitcode for worker in workers] == [0] * len(workers)
         if state == "present":
             assert lab.must("network", *servers) == []
-            assert len(lab.state_files()) == len(servers) + 2
+            assert len(lab.state_files()) == len(servers) + 1
     assert net.bridge not in lab.links()
     assert not lab.state_files()
     assert not nat_rules()
