@@ -126,7 +126,7 @@ def guests() -> dict[str, Guest]:
     found = {}
     for uuid in sh("virsh", "-q", "list", "--all", "--uuid").split():
         xml = subprocess.run(["virsh", "dumpxml", uuid], capture_output=True, text=True).stdout
-        if xml:  # or it went since: other tests run domains too
+        if xml.strip():  # or it went since: other tests run domains too
             domain = ElementTree.fromstring(xml)
             name = domain.findtext(f".//{NOVA}name")
             if name in SERVERS:

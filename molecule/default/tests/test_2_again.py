@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -19,16 +20,14 @@ def world() -> tuple[Any, ...]:
     uuids = [row["uuid"] for row in sql("SELECT uuid FROM instances WHERE deleted = 0")]
     taps = [f"tap{row['id'][:11]}" for row in sql("SELECT id FROM ports")]
     network = sql("SELECT network_id FROM ports")[0]["network_id"]
-    rules = [
-        line for line in sh("nft", "-s", "list", "ruleset").splitlines() if any(t in line for t in (*taps, "10.171."))
-    ]
+    rules = re.findall("|".join((*taps, r"10\.171\.\d+\.\d+")), sh("nft", "-s", "list", "ruleset"))
     images = sh("find", "/var/lib/libvirt/images/barestack", "-printf", "%p %i\n").splitlines()
     return (
         sorted(set(sh("virsh", "-q", "list", "--all", "--uuid").split()) & set(uuids)),
         sorted(
             json.loads(sh("ip", "-j", "link", "show", "master", f"brq{network[:11]}")), key=lambda link: link["ifname"]
         ),
-        rules,
+        sorted(rules),
         [line for line in images if any(uuid in line for uuid in uuids)],
         sh("find", f"/var/lib/barestack/dhcp/{network}", "-printf", "%p %i\n"),
         [sql(f"SELECT * FROM {table}") for table in TABLES],

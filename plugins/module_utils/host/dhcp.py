@@ -133,7 +133,9 @@ class _Server:
         """Start dnsmasq where it does not run or runs for other subnets, else have it read its files again."""
         command = dnsmasq.command(self._network, self._directory)
         pid, running = self._process()
-        if running == command and netlink.is_in_namespace(pid, self._network.namespace):
+        # One whose files were lost goes on writing its leases where nobody reads them.
+        kept = os.path.exists(f"{self._directory}/pid")
+        if running == command and kept and netlink.is_in_namespace(pid, self._network.namespace):
             self.reload_if_running()
             return
 
@@ -203,9 +205,19 @@ class _Server:
     def _process(self) -> Tuple[int, List[str]]:
         """(pid, command line) of the network's dnsmasq; (0, []) where none runs."""
         text = system.read_file(f"{self._directory}/pid").strip()
-        line = system.read_file(f"/proc/{text}/cmdline") if text.isdigit() else ""
-        # The pid may be another process's by now.
-        return (int(text), line.rstrip("\0").split("\0")) if self._network.id in line else (0, [])
+        # The pid may be another process's by now, and the file may be lost while its process lives.
+        for pid in [text] if text.isdigit() else filter(str.isdigit, os.listdir("/proc")):
+            command = _command_line(pid)
+            if f"--pid-file={self._directory}/pid" in command:
+                return int(pid), command
+        return 0, []
+
+
+def _command_line(pid: str) -> List[str]:
+    try:
+        return system.read_file(f"/proc/{pid}/cmdline").rstrip("\0").split("\0")
+    except (ProcessLookupError, UnicodeDecodeError):  # it ended while it was read, or is none of ours
+        return []
 
 
 def stop(pid: int, timeout: float = STOP_TIMEOUT) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -272,6 +273,19 @@ def test_a_deleted_namespace_is_made_again_and_its_server_with_it(lab: Lab) -> N
     assert gone(process)
     assert lease(lab, lab.plug(server.ports[0], addresses=False))["ip"]
     assert lab.must("dhcp", server) == []
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_server_whose_files_are_lost_is_still_found(lab: Lab, state: str) -> None:
+    net = lab.network()
+    (server,) = booted(lab, net, "one")
+    process = pid(lab, net)
+    shutil.rmtree(directory(lab, net))
+    lab.must("dhcp", server, state=state)
+    assert gone(process)
+    if state == "present":
+        assert pid(lab, net) != process
+        assert lease(lab, lab.plug(server.ports[0], addresses=False))["ip"]
 
 
 def test_what_a_killed_call_left_of_a_namespace_is_no_namespace(lab: Lab) -> None:

@@ -204,10 +204,12 @@ class Site:
 
     def _read(self, *tables: str) -> dict[str, list[dict[str, Any]]]:
         def read(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-            return {
-                table: [dict(row._mapping) for row in connection.execute(select(metadata.tables[table]))]
-                for table in tables
-            }
+            found = {}
+            for name in tables:
+                table = metadata.tables[name]
+                rows = connection.execute(select(table).order_by(*table.primary_key))
+                found[name] = [dict(row._mapping) for row in rows]
+            return found
 
         return Records(self.records_url).run(read)
 
