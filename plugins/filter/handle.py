@@ -56,9 +56,8 @@ def _last(
     results = hostvars[host] if host in hostvars else {}  # noqa: SIM401 - its get() gives an undefined
     nothing = {"msg": "the host did not get there" if results else "the host is not in the inventory"}
     for phase in phases:
-        result = results.get(phase)
-        if not isinstance(result, Mapping):  # nothing yet, or a variable of the inventory that has the phase's name
-            result = nothing
+        registered = results.get(phase)  # or a variable of the inventory that has the phase's name
+        result: Mapping[str, Any] = registered if isinstance(registered, Mapping) else nothing
         found = [item for item in result.get("instances", []) if item["uuid"] == instance["uuid"]]
         if not found:
             message = str(result.get("msg", "no answer"))

@@ -240,9 +240,9 @@ class InstanceRecord(ControlPhase):
             instance = instance.with_(fault=Fault(self.name, instance.host, message))
         active = instance.vm_state == VmState.ACTIVE and instance.task_state != TaskState.DELETING
         if instance.fault and not active:
-            instance = instance.with_(vm_state=VmState.ERROR)
-            instances.save(connection, instance, self._now)
-            return instance
+            if instance.vm_state == VmState.BUILDING:
+                instances.save(connection, instance.with_(vm_state=VmState.ERROR), self._now)
+            return instance.with_(vm_state=VmState.ERROR)
         if active:
             return instance
         before = f"{instance.vm_state}/{instance.task_state}"
@@ -267,13 +267,13 @@ class InstanceRecord(ControlPhase):
         handle = []
         for instance in self.handle(connection):
             host, kept = instance.host, instance.host if instance.stuck else None
+            told = instance.vm_state == VmState.ERROR and instances.open_action(connection, instance) is None
             instance = instance.with_(vm_state=VmState.ERROR, task_state=None, host=kept)
             handle.append(instance.with_(events=()))
-            if not instances.save(connection, instance, self._now):
-                continue  # another run deletes it, and writes that down
+            if told or not instances.save(connection, instance, self._now):
+                continue  # written down before, or another run deletes it and writes that down
             instances.write_events(connection, instance)
-            if not instances.finish_action(connection, instance, self._now, "Error"):
-                continue  # written down before
+            instances.finish_action(connection, instance, self._now, "Error")
             if host:
                 compute_nodes.count_build(connection, host, failed=True)
             self.note_state(instance, VmState.BUILDING, f"{VmState.ERROR}: {instance.fault}")

@@ -86,15 +86,16 @@ class Volume(ControlPhase):
     def _present(self, connection: Connection, instance: Instance) -> Instance:
         if instance.fault or instance.vm_state != VmState.BUILDING:
             return instance
-        if not instance.host:
+        host = instance.host
+        if not host:
             message = f"Server {instance.name} has no host: schedule it first"
             return instance.with_(fault=Fault(self.name, None, message, 409))
         instance = instance.with_(task_state=TaskState.BLOCK_DEVICE_MAPPING)
         instances.save(connection, instance, now())
         placed = [device.volume_id for device in instance.block_devices]
-        if placed and volumes.place(connection, placed, instance.host):
+        if placed and volumes.place(connection, placed, host):
             names = ", ".join(device.volume_name for device in instance.block_devices)
-            self.effects.note("volume.record", instance.name, after=f"{names} on {instance.host}\n")
+            self.effects.note("volume.record", instance.name, after=f"{names} on {host}\n")
         return instances.write_events(connection, instance)
 
     def _rolled_back(self, connection: Connection, instance: Instance) -> Instance:

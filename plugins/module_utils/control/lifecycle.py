@@ -160,10 +160,13 @@ def reported(recorded: Instance, given: Instance) -> Instance:
     """The server as recorded, with that of a handle which only its host knows: what the phases there made and found.
 
     Where the records hold no host, or none any more, the handle says where this run is at work; so it does for the
-    ports of a server that another run deleted or gave up, which this run has to take off its host again.
+    ports and volumes of a server that another run deleted or gave up, which this run has to take off its host again.
+    The fault of a server in ERROR is the one that is written down: later ones only follow from it.
     """
     lost = recorded.task_state == TaskState.DELETING or recorded.vm_state in (VmState.DELETED, VmState.ERROR)
     ports = recorded.ports or (given.ports if lost else ())
+    devices = recorded.block_devices or (given.block_devices if lost else ())
+    first = recorded.fault if recorded.vm_state == VmState.ERROR else None
     statuses = {port.id: port.status for port in given.ports}
     connections = {device.id: device.connection_info for device in given.block_devices}
     return recorded.with_(
@@ -171,12 +174,12 @@ def reported(recorded: Instance, given: Instance) -> Instance:
         ports=tuple(dataclasses.replace(port, status=statuses.get(port.id, port.status)) for port in ports),
         block_devices=tuple(
             dataclasses.replace(device, connection_info=connections.get(device.id) or device.connection_info)
-            for device in recorded.block_devices
+            for device in devices
         ),
         power_state=given.power_state,
         disks=given.disks,
         wait_for=given.wait_for,
-        fault=given.fault,
+        fault=given.fault and (first or given.fault),
         stuck=given.stuck,
         events=given.events,
     )

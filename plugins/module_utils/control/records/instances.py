@@ -161,7 +161,7 @@ def handles(connection: Connection, rows: Sequence[Row[Any]]) -> list[Instance]:
 
 def start_action(connection: Connection, instance: Instance, action: str, user_id: str, now: str) -> None:
     """Begin an action (``create``, ``delete``) unless one is going on."""
-    if _open_action(connection, instance.uuid) is None:
+    if open_action(connection, instance) is None:
         connection.execute(
             insert(instance_actions).values(
                 instance_uuid=instance.uuid,
@@ -175,7 +175,7 @@ def start_action(connection: Connection, instance: Instance, action: str, user_i
 
 def write_events(connection: Connection, instance: Instance) -> Instance:
     """Move the handle's events into the records."""
-    action = _open_action(connection, instance.uuid)
+    action = open_action(connection, instance)
     if action is not None and instance.events:
         values = [{**to_wire(event), "traceback": _storable(event.traceback)} for event in instance.events]
         connection.execute(insert(instance_action_events), [{"action_id": action, **value} for value in values])
@@ -187,20 +187,20 @@ def _storable(text: str | None) -> str | None:
     return text and text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
-def finish_action(connection: Connection, instance: Instance, now: str, message: str | None = None) -> bool:
-    """End the action that is going on; ``message`` is Nova's ``Error`` or None. Whether there was one."""
-    done = connection.execute(
+def finish_action(connection: Connection, instance: Instance, now: str, message: str | None = None) -> None:
+    """End the action that is going on; ``message`` is Nova's ``Error`` or None."""
+    connection.execute(
         update(instance_actions)
         .where(instance_actions.c.instance_uuid == instance.uuid, instance_actions.c.finish_time.is_(None))
         .values(finish_time=now, message=message)
     )
-    return bool(done.rowcount)
 
 
-def _open_action(connection: Connection, uuid: str) -> int | None:
+def open_action(connection: Connection, instance: Instance) -> int | None:
+    """The number of the action that is going on."""
     return connection.scalar(
         select(instance_actions.c.id)
-        .where(instance_actions.c.instance_uuid == uuid, instance_actions.c.finish_time.is_(None))
+        .where(instance_actions.c.instance_uuid == instance.uuid, instance_actions.c.finish_time.is_(None))
         .order_by(instance_actions.c.id.desc())
         .limit(1)
     )

@@ -130,18 +130,23 @@ def attached(connection: Connection, instance: Instance) -> None:
 
 def roll_back(connection: Connection, instance: Instance) -> None:
     """After a rollback: volumes that go with the server lie nowhere any more, the others wait for it where they lie."""
-    gone = [device.volume_id for device in instance.block_devices if device.delete_on_termination]
+    gone, kept = _mapped(connection, instance)
     connection.execute(update(volumes).where(volumes.c.id.in_(gone)).values(status="creating", host=None))
-    kept = [device.volume_id for device in instance.block_devices if not device.delete_on_termination]
     connection.execute(
         update(volumes).where(volumes.c.id.in_(kept), volumes.c.host.is_not(None)).values(status="reserved")
     )
 
 
+def _mapped(connection: Connection, instance: Instance) -> tuple[list[str], list[str]]:
+    """(ids of the server's volumes that go with it, ids of those that outlive it), by its mappings."""
+    devices = of_instances(connection, [instance.uuid]).get(instance.uuid, ())
+    gone = [device.volume_id for device in devices if device.delete_on_termination]
+    return gone, [device.volume_id for device in devices if not device.delete_on_termination]
+
+
 def release(connection: Connection, instance: Instance) -> bool:
     """Drop the mappings of a deleted server: its volumes become available, or go with it. Whether there were any."""
-    gone = [device.volume_id for device in instance.block_devices if device.delete_on_termination]
-    kept = [device.volume_id for device in instance.block_devices if not device.delete_on_termination]
+    gone, kept = _mapped(connection, instance)
     dropped = connection.execute(
         delete(block_device_mappings).where(block_device_mappings.c.instance_uuid == instance.uuid)
     )

@@ -267,7 +267,10 @@ def test_a_server_in_error_is_booted_again(site: Any) -> None:
     assert site.row()["fault"] is None
     assert site.rows("compute_nodes")[0]["failed_builds"] == 0
     assert [row["message"] for row in site.rows("instance_actions")] == ["Error", None]
-    assert [event["type"].split(".", 2)[2] for event in site.events()] == ["instance.create.error", "instance.create.end"]
+    assert [event["type"].split(".", 2)[2] for event in site.events()] == [
+        "instance.create.error",
+        "instance.create.end",
+    ]
 
 
 @pytest.mark.parametrize("killed_after", ["rolled_back", "port_absent", "schedule_absent", "error"])
@@ -422,4 +425,3 @@ def test_records_that_a_newer_collection_made_are_refused_in_check_mode(site: An
     Records(site.records_url).run(older)
     with pytest.raises(BarestackError, match="are of version 9999"):
         site.boot(site.server(), check=True)
-

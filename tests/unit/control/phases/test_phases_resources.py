@@ -103,10 +103,14 @@ def test_a_delete_that_is_repeated_late_does_not_free_what_another_server_has(si
 
 
 def test_a_volume_name_that_several_have_is_refused(site: Any) -> None:
-    site.boot(site.server("a", volumes=[{"size": 1, "name": "data"}]), site.server("b", volumes=[{"size": 1, "name": "data"}]))
+    site.boot(
+        site.server("a", volumes=[{"size": 1, "name": "data"}]), site.server("b", volumes=[{"size": 1, "name": "data"}])
+    )
     site.delete("a", "b")
     ids = sorted(row["id"] for row in site.rows("volumes"))
-    with pytest.raises(InvalidRequest, match=f"More than one volume is named 'data': use the id, one of {', '.join(ids)}"):
+    with pytest.raises(
+        InvalidRequest, match=f"More than one volume is named 'data': use the id, one of {', '.join(ids)}"
+    ):
         site.boot(site.server(volumes=["data"]))
     site.boot(site.server(volumes=[ids[1]]))
 
@@ -121,7 +125,9 @@ def test_volumes_belong_to_a_project(site: Any) -> None:
 
 def test_after_a_rollback_a_volume_that_stays_draws_its_server_to_its_host(site: Any) -> None:
     site.record("kvm1", "kvm2")
-    request = site.server(volumes=[{"size": 2, "name": "data"}, {"size": 1, "name": "tmp", "delete_on_termination": True}])
+    request = site.server(
+        volumes=[{"size": 2, "name": "data"}, {"size": 1, "name": "tmp", "delete_on_termination": True}]
+    )
     (instance,) = site.boot(request, host=site.failed)
     site.undo(site.results["active"]["to_undo"], twice=True)
     assert volume(site) == ("reserved", instance["host"])
@@ -191,7 +197,9 @@ def test_a_server_takes_ports_of_its_own_and_others_in_the_order_asked_for(site:
     port = own_port(site)
     assert port["changed"]
     assert not own_port(site)["changed"]
-    request = site.server(**nics({"net-name": "narrow"}, {"port-name": "kept"}, {"net-name": "private", "tag": "third"}))
+    request = site.server(
+        **nics({"net-name": "narrow"}, {"port-name": "kept"}, {"net-name": "private", "tag": "third"})
+    )
     (instance,) = site.boot(request, check=check)
     assert [item["network"]["name"] for item in instance["ports"]] == ["narrow", "private", "private"]
     assert instance["ports"][1]["id"] == port["id"]
@@ -241,7 +249,9 @@ def test_a_host_is_disabled_and_enabled_by_an_admin(site: Any) -> None:
     assert not site.rows("compute_nodes")[0]["enabled"], "a heartbeat does not enable"
     assert site.phase("compute_node", "root", state="enabled", names=["kvm1", "kvm2"])["changed"]
     assert [(row["enabled"], row["disabled_reason"]) for row in site.rows("compute_nodes")] == [(True, "")] * 2
-    with pytest.raises(NotFound, match="Compute host kvm9 is not recorded: run playbooks/prepare_hosts.yml for it first"):
+    with pytest.raises(
+        NotFound, match="Compute host kvm9 is not recorded: run playbooks/prepare_hosts.yml for it first"
+    ):
         site.phase("compute_node", "root", state="disabled", names=["kvm1", "kvm9"])
     assert site.rows("compute_nodes")[0]["enabled"]
 
@@ -383,8 +393,8 @@ def test_an_address_that_speaks_something_else_is_a_warning(site: Any) -> None:
 
 def test_a_file_that_cannot_be_written_is_a_warning_and_the_address_is_told(site: Any, receiver: Receiver) -> None:
     (site.directory / "file").write_text("")
-    (warning,) = finish(
-        site, notification_file=f"{site.directory}/file/events.jsonl", notification_url=receiver.url
-    )["warnings"]
+    (warning,) = finish(site, notification_file=f"{site.directory}/file/events.jsonl", notification_url=receiver.url)[
+        "warnings"
+    ]
     assert warning.startswith("notification_file: ")
     assert len(receiver.received) == 1
