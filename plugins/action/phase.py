@@ -25,6 +25,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError, InvalidRequest
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import pack, unpack
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, execute, failure
 
 _COLLECTION = "ansible_collections.barestack.kvm.plugins"
@@ -73,16 +74,18 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         name = self._task.action.rsplit(".", 1)[-1]
         phase: type[Phase] = importlib.import_module(f"{_COLLECTION}.modules.{name}").PHASE
+        arguments = {option: unpack(value) for option, value in self._task.args.items()}
         if self._is_this_machine(phase, task_vars or {}):
-            result.update(self._execute_here(phase, name))
+            result.update(self._execute_here(phase, name, arguments))
         else:
-            result.update(self._execute_module(task_vars=task_vars))
+            result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
+        result.update({field: pack(result[field]) for field in phase.handles if field in result})
         if phase.secret and not result.get("failed"):
             result["_ansible_no_log"] = True
         return result
 
-    def _execute_here(self, phase: type[Phase], name: str) -> dict[str, Any]:
-        validated = ArgumentSpecValidator(phase.argument_spec).validate(self._task.args)
+    def _execute_here(self, phase: type[Phase], name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        validated = ArgumentSpecValidator(phase.argument_spec).validate(arguments)
         try:
             if validated.error_messages:
                 raise InvalidRequest(validated.errors.msg)

@@ -11,7 +11,7 @@ class ModuleDocFragment:
 options:
   instances:
     description:
-      - The handle, as the phase before returned it.
+      - The handle, as the phase before returned it in one string; a list of dicts is taken too.
       - An instance that already has a C(fault) is passed over when I(state=present), one that is C(stuck) when I(state=absent).
     type: list
     elements: dict

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import pack, unpack
 
 Handle = list[dict[str, Any]]
 
@@ -28,10 +31,11 @@ def merge(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) ->
     ``phases`` are the names that the host play registered its results under, in their order. A phase that failed as a
     whole, or a host that was not reached, becomes the fault of the host's instances that have none yet.
     """
+    last = functools.cache(functools.partial(_returned, hostvars, tuple(phases)))
     result = []
     for instance in handle:
         if instance["host"] and not instance["fault"]:
-            instance, missing = _last(instance, hostvars, phases)
+            instance, missing = _last(instance, last(instance["host"]))
             instance = {**instance, "fault": instance["fault"] or missing}
         result.append(instance)
     return result
@@ -39,31 +43,44 @@ def merge(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) ->
 
 def undone(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) -> Handle:
     """As :func:`merge`, for undos: what an undo left on its host makes the instance ``stuck``."""
+    last = functools.cache(functools.partial(_returned, hostvars, tuple(phases)))
     result = []
     for instance in handle:
         if instance["host"]:
-            instance, missing = _last(instance, hostvars, phases)
+            instance, missing = _last(instance, last(instance["host"]))
             instance = {**instance, "stuck": instance["stuck"] or missing}
         result.append(instance)
     return result
 
 
-def _last(
-    instance: dict[str, Any], hostvars: Mapping[str, Any], phases: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The instance as the last phase returned it, and as a fault the phase that did not return it."""
-    host = instance["host"]
+_Returned = list[tuple[str, dict[str, dict[str, Any]], str]]
+"""For each phase its name, uuid -> the instance that it returned, and its message."""
+
+
+def _returned(hostvars: Mapping[str, Any], phases: Sequence[str], host: str) -> _Returned:
     results = hostvars[host] if host in hostvars else {}  # noqa: SIM401 - its get() gives an undefined
     nothing = {"msg": "the host did not get there" if results else "the host is not in the inventory"}
+    returned = []
     for phase in phases:
         registered = results.get(phase)  # or a variable of the inventory that has the phase's name
         result: Mapping[str, Any] = registered if isinstance(registered, Mapping) else nothing
-        found = [item for item in result.get("instances", []) if item["uuid"] == instance["uuid"]]
-        if not found:
-            message = str(result.get("msg", "no answer"))
-            return instance, {"phase": phase, "host": host, "message": message, "code": 500}
-        instance = found[0]
+        found = {item["uuid"]: item for item in unpack(result.get("instances", []))}
+        returned.append((phase, found, str(result.get("msg", "no answer"))))
+    return returned
+
+
+def _last(instance: dict[str, Any], returned: _Returned) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The instance as the last phase returned it, and as a fault the phase that did not return it."""
+    for phase, found, message in returned:
+        if instance["uuid"] not in found:
+            return instance, {"phase": phase, "host": instance["host"], "message": message, "code": 500}
+        instance = found[instance["uuid"]]
     return instance, None
+
+
+def on_host(handle: Handle, host: str) -> Handle:
+    """The instances that are placed on this host."""
+    return [instance for instance in handle if instance["host"] == host]
 
 
 def reports(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -94,8 +111,8 @@ def faults(handle: Handle) -> list[str]:
 def trouble(hostvars: Mapping[str, Any]) -> list[str]:
     """What a boot's summary says: a line for each server that failed, or that did not get ready in time."""
     control = hostvars.get(CONTROL, {})
-    gone = {instance["uuid"]: instance for instance in control.get("undone", {}).get("instances", [])}
-    others = [item for item in control.get("finish", {}).get("instances", []) if item["uuid"] not in gone]
+    gone = {instance["uuid"]: instance for instance in unpack(control.get("undone", {}).get("instances", []))}
+    others = [item for item in unpack(control.get("finish", {}).get("instances", [])) if item["uuid"] not in gone]
     waited = merge([instance for instance in others if instance["wait_for"]], hostvars, ["wait"])
     rest = [instance for instance in others if not instance["wait_for"]]
     return faults([*gone.values(), *waited, *rest])
@@ -114,11 +131,21 @@ def control_if(hostvars: Mapping[str, Any], registered: str, key: str) -> str:
     return CONTROL if hostvars.get(CONTROL, {}).get(registered, {}).get(key) else NO_HOST
 
 
+def _takes_handle(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    return lambda handle, *arguments: function(unpack(handle), *arguments)
+
+
+def _gives_handle(function: Callable[..., Handle]) -> Callable[..., str]:
+    return lambda handle, *arguments: pack(function(unpack(handle), *arguments))
+
+
 class FilterModule:
     """Ansible's entry."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Name to function."""
+        """Name to function. A handle comes and goes packed, as the phases give it."""
         return {
-            function.__name__: function for function in (merge, undone, reports, faults, trouble, hosts_of, control_if)
+            **{function.__name__: _gives_handle(function) for function in (merge, undone, on_host)},
+            **{function.__name__: function for function in (reports, trouble, hosts_of, control_if)},
+            "faults": _takes_handle(faults),
         }

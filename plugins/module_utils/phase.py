@@ -26,6 +26,8 @@ class Phase:
     argument_spec: ClassVar[Dict[str, Any]] = {}
     on_control: ClassVar[bool] = False
     """Whether it runs where Ansible does, and needs none of a compute host's libraries."""
+    handles: ClassVar[Tuple[str, ...]] = ("instances",)
+    """The result fields that hold a handle for the next phase: they cross Ansible's variables packed."""
     secret: ClassVar[bool] = False
     """Whether its result must not be displayed. Its failures are."""
 

@@ -46,8 +46,7 @@ instances:
   description:
     - The handle, as it came. An instance that failed has a C(fault), or with O(state=absent) is C(stuck).
   returned: success
-  type: list
-  elements: dict
+  type: str
 effects:
   description: What was, or in check mode would be, carried out, each as C(effect target).
   returned: success

@@ -73,8 +73,7 @@ RETURN = r"""
 instances:
   description: The handle, with C(power_state) as libvirt says; V(PAUSED) for those that were just started.
   returned: success
-  type: list
-  elements: dict
+  type: str
 effects:
   description: What was, or in check mode would be, carried out, each as C(effect target).
   returned: success

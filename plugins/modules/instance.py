@@ -80,13 +80,16 @@ RETURN = r"""
 instances:
   description: The handle, in the order of the request.
   returned: always
-  type: list
-  elements: dict
+  type: str
 to_undo:
   description: For I(state=active), the servers that have to be rolled back.
   returned: when active
   type: list
   elements: dict
+failures:
+  description: For I(state=active), how many those are.
+  returned: when active
+  type: int
 undo_hosts:
   description: For I(state=active), the hosts that they were placed on.
   returned: when active
@@ -102,6 +105,10 @@ hosts:
   returned: always
   type: list
   elements: str
+found:
+  description: For I(state=deleting), how many servers were found.
+  returned: when deleting
+  type: int
 missing:
   description: For I(state=deleting), what named no server.
   returned: when deleting
@@ -141,6 +148,7 @@ class InstanceRecord(ControlPhase):
     """One method for each state."""
 
     name = "instance"
+    handles = ("instances", "to_undo")
     argument_spec = {
         "state": {
             "type": "str",
@@ -227,7 +235,13 @@ class InstanceRecord(ControlPhase):
         failed = [i for i in handle if i.fault and i.vm_state == VmState.ERROR]
         undo = sorted({i.host for i in failed if i.host})
         waiting = sorted({str(i.host) for i in handle if i.wait_for and not i.fault})
-        return {"instances": to_wire(handle), "to_undo": to_wire(failed), "undo_hosts": undo, "waiting": waiting}
+        return {
+            "instances": to_wire(handle),
+            "failures": len(failed),
+            "to_undo": to_wire(failed),
+            "undo_hosts": undo,
+            "waiting": waiting,
+        }
 
     def _finish(self, connection: Connection, instance: Instance) -> Instance:
         """By what the records say now: of two runs that boot the same server one may have been faster.
@@ -291,7 +305,7 @@ class InstanceRecord(ControlPhase):
                 instances.save(connection, instance, self._now)
                 self.note_state(instance, instance.vm_state, TaskState.DELETING)
             handle.append(instance.with_(fault=None))
-        return {"instances": to_wire(handle), "missing": missing}
+        return {"instances": to_wire(handle), "missing": missing, "found": len(handle)}
 
     def _absent(self, connection: Connection) -> dict[str, Any]:
         handle = self.handle(connection)

@@ -77,6 +77,7 @@ class InstanceInfo(ControlPhase):
     """Reads only."""
 
     name = "instance_info"
+    handles = ()
     role = "reader"
     argument_spec = {
         "names": {"type": "list", "elements": "str", "default": []},

@@ -23,7 +23,8 @@ options:
   requests:
     description:
       - Ports to make on their own, for servers that name them in C(nics). They outlive the server.
-      - One that exists in the project under this name is left as it is.
+      - One that exists in the project under this name is left as it is; one on another network or with another address is
+        refused.
     type: list
     elements: dict
     default: []
@@ -86,8 +87,7 @@ RETURN = r"""
 instances:
   description: The handle, each server with its C(ports).
   returned: always
-  type: list
-  elements: dict
+  type: str
 ports:
   description: The ports of O(requests), each with C(id), C(mac_address) and C(fixed_ips).
   returned: always

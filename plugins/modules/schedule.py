@@ -95,8 +95,7 @@ RETURN = r"""
 instances:
   description: The handle, each server with its C(host).
   returned: always
-  type: list
-  elements: dict
+  type: str
 hosts:
   description: The hosts that have servers of this handle.
   returned: always

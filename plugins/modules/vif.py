@@ -62,8 +62,7 @@ instances:
   description:
     - The handle, with the ports' C(status) and, for the guests that run, C(power_state) V(RUNNING).
   returned: success
-  type: list
-  elements: dict
+  type: str
 effects:
   description: What was, or in check mode would be, carried out, each as C(effect target).
   returned: success

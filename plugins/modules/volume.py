@@ -50,8 +50,7 @@ RETURN = r"""
 instances:
   description: The handle.
   returned: always
-  type: list
-  elements: dict
+  type: str
 """
 
 from typing import Any

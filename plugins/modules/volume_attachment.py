@@ -44,8 +44,7 @@ instances:
       C(disks).
     - An instance that failed has a C(fault), or with O(state=absent) is C(stuck).
   returned: always
-  type: list
-  elements: dict
+  type: str
 effects:
   description: What was changed, or in check mode would be, each as the effect's name and its target.
   returned: always

@@ -43,8 +43,7 @@ RETURN = r"""
 instances:
   description: The handle; an instance whose wait failed has a C(fault) whose C(phase) is V(wait).
   returned: success
-  type: list
-  elements: dict
+  type: str
 """
 
 from typing import Any, ClassVar, Dict, Mapping

@@ -29,7 +29,9 @@ def test_each_instance_comes_from_its_hosts_last_phase() -> None:
 
 def test_a_phase_that_failed_as_a_whole_is_the_fault_of_its_hosts_instances() -> None:
     hostvars = {"kvm01": {"disk": {"failed": True, "msg": "unreachable"}}, "kvm02": {"other": 1}}
-    merged = merge([instance("a"), instance("b", host="kvm02"), instance("c", host="kvm03")], hostvars, ["disk", "domain"])
+    merged = merge(
+        [instance("a"), instance("b", host="kvm02"), instance("c", host="kvm03")], hostvars, ["disk", "domain"]
+    )
     assert faults(merged) == [
         "a failed in disk on kvm01: unreachable",
         "b failed in disk on kvm02: the host did not get there",

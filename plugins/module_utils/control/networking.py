@@ -11,6 +11,7 @@ from typing import Any, Mapping
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import ipam
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
+from ansible_collections.barestack.kvm.plugins.module_utils.control.checks import Problems, check_name
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
@@ -74,11 +75,24 @@ def deallocate(connection: Connection, instance: Instance) -> list[tuple[str, st
 def ensure_port(
     connection: Connection, catalog: Catalog, project_id: str, request: Mapping[str, Any]
 ) -> tuple[dict[str, Any], bool]:
-    """A port on its own, as Neutron's create_port makes it. Returns it, and whether it is new."""
+    """A port on its own, as Neutron's create_port makes it. Returns it, and whether it is new.
+
+    Conflict where the project has one of this name on another network or with another address.
+    """
+    problems = Problems()
+    check_name(request["name"], f"requests {request['name'][:60]!r}", problems)
+    problems.finish()
+    network = catalog.network(request["network"], project_id)
     row = ports.find(connection, project_id, request["name"])
     if row is not None:
-        return ports.show(connection, row), False
-    network = catalog.network(request["network"], project_id)
+        shown = ports.show(connection, row)
+        addresses = [fixed["ip_address"] for fixed in shown["fixed_ips"]]
+        if row.network_id != network.id or request["fixed_ip"] not in (None, *addresses):
+            raise Conflict(
+                f"Port {request['name']} exists on network {row.network_id} with {', '.join(addresses)}: "
+                "delete it first, or choose another name"
+            )
+        return shown, False
     groups = tuple(catalog.security_group(name, project_id) for name in request["security_groups"])
     port = new_port(connection, network, fixed_ip=request["fixed_ip"])
     port = dataclasses.replace(port, name=request["name"], security_groups=groups)

@@ -93,7 +93,7 @@ ports = Table(
     "ports",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("network_id", String(36), nullable=False),
+    Column("network_id", String(64), nullable=False),
     Column("project_id", String(64), nullable=False),
     Column("name", String(255), nullable=False),
     Column("mac_address", String(17), nullable=False),
@@ -112,9 +112,9 @@ ports = Table(
 ip_allocations = Table(
     "ip_allocations",
     metadata,
-    Column("subnet_id", String(36), primary_key=True),
+    Column("subnet_id", String(64), primary_key=True),
     Column("ip_address", String(64), primary_key=True),
-    Column("network_id", String(36), nullable=False),
+    Column("network_id", String(64), nullable=False),
     Column("port_id", ForeignKey("ports.id", ondelete="CASCADE"), nullable=False, index=True),
 )
 

@@ -20,6 +20,9 @@ CLAIM = {"VCPU": 1, "MEMORY_MB": 128, "DISK_GB": 3}
 STEPS = ("instance", "stale", "compute_node", "schedule", "port", "volume", "building", "active")
 CHANGING = {"instance", "compute_node", "schedule", "port", "volume", "active"}
 
+ANY_DATABASE = pytest.mark.parametrize("records_url", ["sqlite"], indirect=True)
+"""For what no database has a part in."""
+
 
 def with_volume(site: Any, **changes: Any) -> dict[str, Any]:
     request: dict[str, Any] = site.server(volumes=[{"size": 2, "name": "data"}], **changes)
@@ -136,6 +139,7 @@ def test_a_boot_killed_after_any_step_goes_on(site: Any, killed_after: str) -> N
     assert len(site.events()) == 2
 
 
+@ANY_DATABASE
 @pytest.mark.parametrize(
     ("killed_after", "state"),
     [
@@ -181,6 +185,7 @@ def test_check_mode_goes_through_a_fresh_site_and_leaves_nothing(site: Any) -> N
     assert [path.name for path in site.directory.iterdir()] == []
 
 
+@ANY_DATABASE
 def test_check_mode_counts_what_its_own_request_takes(site: Any) -> None:
     handle = site.boot(*(site.server(f"s{number}", flavor="half") for number in range(3)), check=True)
     assert [item["host"] for item in handle] == ["kvm1", "kvm1", None]
@@ -202,6 +207,7 @@ def test_check_mode_on_records_that_are_there_leaves_them(site: Any) -> None:
     assert site.dump() == before
 
 
+@ANY_DATABASE
 def test_an_immutable_property_is_refused_and_nothing_is_written(site: Any) -> None:
     site.boot(site.server())
     before = site.dump()
@@ -234,6 +240,7 @@ def test_the_quota_counts_what_is_there_and_what_is_new(site: Any) -> None:
     site.boot(site.server("c"), last="instance")
 
 
+@ANY_DATABASE
 def test_an_unlimited_quota(site: Any) -> None:
     site.catalog["projects"][0]["quota"] = {"instances": -1, "cores": -1, "ram": -1}
     assert len(site.boot(site.server(count=30), last="instance")) == 30
@@ -273,6 +280,7 @@ def test_a_server_in_error_is_booted_again(site: Any) -> None:
     ]
 
 
+@ANY_DATABASE
 @pytest.mark.parametrize("killed_after", ["rolled_back", "port_absent", "schedule_absent", "error"])
 def test_a_rollback_killed_after_any_step(site: Any, killed_after: str) -> None:
     steps = ("rolled_back", "port_absent", "schedule_absent", "error")
@@ -319,6 +327,7 @@ def test_what_could_not_be_undone_keeps_all_it_has(site: Any) -> None:
     assert_gone(site, volumes=[("data", "available", "kvm1")])
 
 
+@ANY_DATABASE
 def test_a_stuck_server_that_is_booted_again_stays_on_its_host(site: Any) -> None:
     site.record("kvm1", "kvm2")
     (before,) = site.boot(site.server(), host=site.failed)
@@ -329,6 +338,7 @@ def test_a_stuck_server_that_is_booted_again_stays_on_its_host(site: Any) -> Non
     assert (site.claims()["web"]["VCPU"], site.row()["availability_zone"]) == (1, "nova")
 
 
+@ANY_DATABASE
 @pytest.mark.parametrize("last", ["instance", "schedule", "port", "volume"])
 def test_a_building_server_is_deleted(site: Any, last: str) -> None:
     site.boot(with_volume(site), last=last)
@@ -343,6 +353,7 @@ def test_a_server_in_error_is_deleted(site: Any) -> None:
     assert_gone(site)
 
 
+@ANY_DATABASE
 def test_a_server_that_is_being_deleted_is_not_booted(site: Any) -> None:
     site.boot(site.server())
     site.delete("web", last="deleting")
@@ -365,6 +376,7 @@ def test_a_fixed_address_that_is_taken_stops_one_server_only(site: Any) -> None:
         site.boot({**pinned, "name": "third", "nics": [nic]})
 
 
+@ANY_DATABASE
 def test_a_network_that_is_full_stops_one_server_only(site: Any) -> None:
     handle = site.boot(site.server("s", network="narrow", count=6))
     assert [bool(item["fault"]) for item in handle] == [False] * 3 + [True] * 3 or sum(
@@ -412,6 +424,7 @@ def test_a_handle_without_instances(site: Any) -> None:
     assert site.phase("instance_info")["instances"] == []
 
 
+@ANY_DATABASE
 def test_a_server_is_active_only_where_its_guest_runs(site: Any) -> None:
     (instance,) = site.boot(site.server(), host=lambda item: site.built(item, power_state="PAUSED"))
     assert instance["fault"]["message"].startswith("the guest is PAUSED")

@@ -24,6 +24,9 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import 
 )
 from sqlalchemy import Connection, text
 
+ANY_DATABASE = pytest.mark.parametrize("records_url", ["sqlite"], indirect=True)
+"""For what no database has a part in."""
+
 
 def sql(site: Any, statement: str) -> None:
     def run(connection: Connection) -> None:
@@ -78,6 +81,7 @@ def test_a_volume_that_a_server_has_is_refused_to_others(site: Any) -> None:
         assert [row["name"] for row in site.rows("instances")] == ["web", "db"]
 
 
+@ANY_DATABASE
 def test_a_volume_goes_with_its_host(site: Any) -> None:
     site.record("kvm1", "kvm2")
     boot_with_new_volume(site, "kvm1", "one")
@@ -115,6 +119,7 @@ def test_a_volume_name_that_several_have_is_refused(site: Any) -> None:
     site.boot(site.server(volumes=[ids[1]]))
 
 
+@ANY_DATABASE
 def test_volumes_belong_to_a_project(site: Any) -> None:
     boot_with_new_volume(site, "kvm1")
     site.delete("web")
@@ -167,12 +172,14 @@ def test_one_dhcp_port_for_a_network_and_host_until_the_last_server_goes(site: A
     assert site.rows("ports") == site.rows("ip_allocations") == []
 
 
+@ANY_DATABASE
 def test_a_network_without_dhcp_has_no_dhcp_port(site: Any) -> None:
     (instance,) = site.boot(site.server(network="narrow"))
     assert instance["ports"][0]["network"]["dhcp_port"] is None
     assert site.ports("network:dhcp") == []
 
 
+@ANY_DATABASE
 def test_addresses_are_given_back(site: Any) -> None:
     for _ in range(3):
         handle = site.boot(site.server("s", network="narrow", count=5), last="port")
@@ -221,6 +228,27 @@ def test_a_server_takes_ports_of_its_own_and_others_in_the_order_asked_for(site:
     assert site.rows("ip_allocations") == []
 
 
+@ANY_DATABASE
+def test_a_port_that_is_asked_for_otherwise_is_refused(site: Any) -> None:
+    own_port(site)
+    assert not own_port(site, fixed_ip=None)["changed"]
+    for change in ({"fixed_ip": "192.0.2.41"}, {"network": "narrow", "fixed_ip": None}):
+        with pytest.raises(Conflict, match=r"Port kept exists on network .* with 192\.0\.2\.40: delete it first"):
+            own_port(site, **change)
+    for name, message in (("", "is empty"), ("x" * 256, "at most 255"), ("a\nb", "cannot be printed")):
+        with pytest.raises(InvalidRequest, match=message):
+            own_port(site, name=name)
+    assert len(site.rows("ports")) == 1
+
+
+def test_ids_of_the_catalogue_as_long_as_they_may_be(site: Any) -> None:
+    site.catalog["networks"][0].update(id="n" * 64)
+    site.catalog["networks"][0]["subnets"][0].update(id="s" * 64)
+    site.catalog["projects"][0]["id"] = "p" * 64
+    assert site.boot(site.server())[0]["vm_state"] == "ACTIVE"
+
+
+@ANY_DATABASE
 def test_a_server_without_a_host_gets_neither_port_nor_volume(site: Any) -> None:
     handle = site.boot(site.server(volumes=[{"size": 1}]), last="compute_node")
     for phase in ("port", "volume"):
@@ -256,6 +284,7 @@ def test_a_host_is_disabled_and_enabled_by_an_admin(site: Any) -> None:
     assert site.rows("compute_nodes")[0]["enabled"]
 
 
+@ANY_DATABASE
 def test_a_host_that_is_not_heard_of_any_more_is_down(site: Any) -> None:
     site.record("kvm1")
     sql(site, "UPDATE compute_nodes SET updated_at = '2026-01-01T00:00:00.000000Z'")
@@ -267,6 +296,7 @@ def test_a_host_that_is_not_heard_of_any_more_is_down(site: Any) -> None:
     assert site.phase("compute_node", state="stale", names=["kvm1"])["stale"] == []
 
 
+@ANY_DATABASE
 def test_a_report_is_a_change_where_the_host_is_another(site: Any) -> None:
     site.record("kvm1")
     same = {"hosts": [site.report("kvm1", disk_available_gb=3, running_domains=9)]}
@@ -322,6 +352,7 @@ def finish(site: Any, name: str = "web", **options: Any) -> dict[str, Any]:
     return result
 
 
+@ANY_DATABASE
 def test_notifications_go_to_a_file_and_to_an_address(site: Any, receiver: Receiver) -> None:
     result = finish(site, notification_url=receiver.url)
     ((kind, batch),) = receiver.received
@@ -361,6 +392,7 @@ def silent() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}/"
 
 
+@ANY_DATABASE
 def test_an_address_that_takes_nothing_is_a_warning(site: Any) -> None:
     (warning,) = finish(site, notification_url=silent())["warnings"]
     assert warning.startswith("notification_url: http://127.0.0.1:")
@@ -374,6 +406,7 @@ def test_an_address_that_is_none_is_a_failure_of_ours_to_name(url: str) -> None:
     assert url in str(error.value)
 
 
+@ANY_DATABASE
 def test_an_address_that_speaks_something_else_is_a_warning(site: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -391,6 +424,7 @@ def test_an_address_that_speaks_something_else_is_a_warning(site: Any) -> None:
     assert f"{url} did not take the notification" in warning
 
 
+@ANY_DATABASE
 def test_a_file_that_cannot_be_written_is_a_warning_and_the_address_is_told(site: Any, receiver: Receiver) -> None:
     (site.directory / "file").write_text("")
     (warning,) = finish(site, notification_file=f"{site.directory}/file/events.jsonl", notification_url=receiver.url)[

@@ -32,6 +32,9 @@ HANDLE_PHASES: list[tuple[str, dict[str, str]]] = [
     ("instance", {"state": "absent"}),
 ]
 
+ANY_DATABASE = pytest.mark.parametrize("records_url", ["sqlite"], indirect=True)
+"""For what no database has a part in."""
+
 
 def names(result: dict[str, Any]) -> list[str]:
     return [instance["name"] for instance in result["instances"]]
@@ -70,6 +73,7 @@ def test_what_was_deleted_stays_deleted_whatever_another_project_calls_its_serve
     assert site.results["deleting"]["missing"] == ["web"]
 
 
+@ANY_DATABASE
 def test_an_id_goes_before_a_name(site: Any) -> None:
     (instance,) = site.boot(site.server())
     site.boot(site.server(instance["uuid"]))
@@ -77,6 +81,7 @@ def test_an_id_goes_before_a_name(site: Any) -> None:
     assert names(site.phase("instance_info")) == [instance["uuid"]]
 
 
+@ANY_DATABASE
 def test_an_admin_sees_and_deletes_what_any_project_has(site: Any) -> None:
     site.boot(site.server())
     (bobs,) = site.boot(site.server("db"), user="bob")
@@ -88,6 +93,7 @@ def test_an_admin_sees_and_deletes_what_any_project_has(site: Any) -> None:
         site.phase("instance_info", all_projects=True)
 
 
+@ANY_DATABASE
 def test_an_admin_has_to_say_which_of_two_is_meant(site: Any) -> None:
     site.boot(site.server("db"))
     site.boot(site.server("db"), user="bob")
@@ -98,6 +104,7 @@ def test_an_admin_has_to_say_which_of_two_is_meant(site: Any) -> None:
         site.phase("instance_info", names=["db-", "nothing"][1:])
 
 
+@ANY_DATABASE
 def test_a_reader_lists_and_nothing_else(site: Any) -> None:
     (instance,) = site.boot(site.server())
     assert names(site.phase("instance_info", "rita")) == ["web"]
@@ -149,6 +156,7 @@ def test_what_a_handle_says_of_a_server_does_not_count_but_the_records(site: Any
         assert [row for row in site.rows("volumes") if row["name"] == "treasure"] == volumes
 
 
+@ANY_DATABASE
 def test_a_handle_that_names_nothing_or_is_none(site: Any) -> None:
     (instance,) = site.boot(site.server(), last="compute_node")
     unknown = {**instance, "uuid": "0" * 36}
@@ -162,6 +170,7 @@ def test_a_handle_that_names_nothing_or_is_none(site: Any) -> None:
     assert site.dump() == before
 
 
+@ANY_DATABASE
 @pytest.mark.fresh
 def test_a_token_that_is_not_valid_opens_nothing(site: Any) -> None:
     good = site.token()
@@ -186,6 +195,7 @@ def test_a_token_that_is_not_valid_opens_nothing(site: Any) -> None:
     assert site.rows("instances") == []
 
 
+@ANY_DATABASE
 def test_no_secret_is_in_a_result_or_in_the_records(site: Any) -> None:
     handle = site.boot(site.server(userdata="#cloud-config"))
     token, (user, *_) = site.token(), site.catalog["users"]

@@ -63,7 +63,7 @@ def upgrade() -> None:
     op.create_table(
         "ports",
         sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("network_id", sa.String(length=36), nullable=False),
+        sa.Column("network_id", sa.String(length=64), nullable=False),
         sa.Column("project_id", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("mac_address", sa.String(length=17), nullable=False),
@@ -167,9 +167,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "ip_allocations",
-        sa.Column("subnet_id", sa.String(length=36), nullable=False),
+        sa.Column("subnet_id", sa.String(length=64), nullable=False),
         sa.Column("ip_address", sa.String(length=64), nullable=False),
-        sa.Column("network_id", sa.String(length=36), nullable=False),
+        sa.Column("network_id", sa.String(length=64), nullable=False),
         sa.Column("port_id", sa.String(length=36), nullable=False),
         sa.ForeignKeyConstraint(
             ["port_id"], ["ports.id"], name=op.f("fk_ip_allocations_port_id_ports"), ondelete="CASCADE"
