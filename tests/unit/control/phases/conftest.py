@@ -151,12 +151,13 @@ class Site:
         for step in STEPS[: STEPS.index(last) + 1]:
             if step == "active":
                 handle = [options.get("host", self.built)(instance) for instance in handle]
-            handle = self._step(step, handle, list(requests), options)
+            handle = self.step(step, handle, list(requests), options)
         return handle
 
-    def _step(
+    def step(
         self, step: str, handle: list[dict[str, Any]], requests: list[dict[str, Any]], options: dict[str, Any]
     ) -> list[dict[str, Any]]:
+        """One of ``STEPS`` with the handle of the one before."""
         reports = [self.report(name) for name in self.results.get("stale", {}).get("stale", [])]
         given: dict[str, dict[str, Any]] = {
             "instance": {"requests": requests},

@@ -379,11 +379,8 @@ def test_a_fixed_address_that_is_taken_stops_one_server_only(site: Any) -> None:
 @ANY_DATABASE
 def test_a_network_that_is_full_stops_one_server_only(site: Any) -> None:
     handle = site.boot(site.server("s", network="narrow", count=6))
-    assert [bool(item["fault"]) for item in handle] == [False] * 3 + [True] * 3 or sum(
-        bool(item["fault"]) for item in handle
-    ) == 1
     full = [item for item in handle if item["fault"]]
-    assert all(item["fault"]["message"].startswith("No more IP addresses available on network") for item in full)
+    assert [item["fault"]["message"].split(" on network")[0] for item in full] == ["No more IP addresses available"]
 
 
 def test_names_and_texts_of_any_kind(site: Any) -> None:

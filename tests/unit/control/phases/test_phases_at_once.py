@@ -143,7 +143,7 @@ def test_the_first_runs_of_a_site_at_once(site: Any) -> None:
     site.token()
     answers = race(lambda number: site.boot(site.server(f"s{number}")))
     assert faults(answers) == []
-    assert len(site.claims()) == RACERS or {row["host"] for row in site.rows("instances")} == {"kvm1"}
+    assert (len(site.claims()), len(site.rows("compute_nodes"))) == (RACERS, 1)
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["deleted", "being deleted"])
@@ -156,7 +156,7 @@ def test_a_server_deleted_while_it_is_booted_keeps_nothing(site: Any, after: str
     for step in steps[steps.index(after) + 1 if after in steps else 0 :]:
         if step == "active":
             handle = [site.built(item) for item in handle]
-        handle = site._step(step, handle, [], {"twice": step != "active"})
+        handle = site.step(step, handle, [], {"twice": step != "active"})
     web, db = handle
     assert web["fault"]["message"].startswith("the server was deleted by another run meanwhile")
     assert (db["fault"], db["vm_state"]) == (None, "ACTIVE")
@@ -180,10 +180,10 @@ def test_a_server_that_another_run_gave_up_is_given_up_here_too(site: Any) -> No
     second = site.boot(site.server(), last="schedule")
     site.phase("instance", state="active", instances=[site.failed(item) for item in first])
     site.undo([site.failed(item) for item in first])
-    second = site._step("port", second, [], {})
+    second = site.step("port", second, [], {})
     assert "another run that booted this server failed" in second[0]["fault"]["message"]
     for step in ("volume", "building", "active"):
-        second = site._step(step, second, [], {})
+        second = site.step(step, second, [], {})
     (undo,) = site.results["active"]["to_undo"]
     assert undo["host"] == "kvm1"
     site.undo([undo], twice=True)

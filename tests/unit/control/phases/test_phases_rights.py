@@ -101,7 +101,7 @@ def test_an_admin_has_to_say_which_of_two_is_meant(site: Any) -> None:
     site.delete("db")
     assert len(site.phase("instance_info", "root", names=["db"])["instances"]) == 1
     with pytest.raises(NotFound, match="No server with a name or id of 'nothing' exists"):
-        site.phase("instance_info", names=["db-", "nothing"][1:])
+        site.phase("instance_info", names=["nothing"])
 
 
 @ANY_DATABASE
