@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def down(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
     paths = [disk["path"] for disk in json.loads((directory / "overlays.json").read_text())[uuid]]
     for path in paths:
         os.unlink(path)
+    log = ElementTree.fromstring((directory / f"{uuid}.xml").read_text()).find(".//serial/log")
+    os.unlink(str(log.get("file")))  # type: ignore[union-attr]
     for parent in {os.path.dirname(path) for path in paths}:
         if os.path.basename(parent) == uuid:
             os.rmdir(parent)

@@ -63,13 +63,16 @@ def virsh(*arguments: str) -> str:
     return subprocess.run(["virsh", "-q", *arguments], capture_output=True, text=True).stdout
 
 
+def servers() -> dict[str, str]:
+    """uuid -> domain XML of our servers."""
+    found = {uuid: virsh("dumpxml", "--inactive", uuid) for uuid in virsh("list", "--uuid").split()}
+    return {uuid: xml for uuid, xml in found.items() if "<nova:name>bench" in xml}
+
+
 def save(directory: Path) -> None:
     """What raw.py needs to make the same servers."""
     overlays: dict[str, list[dict[str, Any]]] = {}
-    for uuid in virsh("list", "--uuid").split():
-        xml = virsh("dumpxml", "--inactive", uuid)
-        if "<nova:name>bench" not in xml:
-            continue
+    for uuid, xml in servers().items():
         (directory / f"{uuid}.xml").write_text(xml)
         overlays[uuid] = []
         for disk in ElementTree.fromstring(xml).iter("disk"):
@@ -115,7 +118,7 @@ def raw(directory: Path) -> float:
 def settle() -> None:
     """Wait until the guests have booted: under TCG they take every CPU until then."""
     deadline = time.monotonic() + 600
-    consoles = list(Path("/var/log/libvirt/barestack").glob("*.console.log"))
+    consoles = [Path(f"/var/log/libvirt/barestack/{uuid}.console.log") for uuid in servers()]
     while not all("login:" in path.read_text(errors="replace") for path in consoles):
         if time.monotonic() > deadline:
             sys.exit("the guests did not boot within 600 s")

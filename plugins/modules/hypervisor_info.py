@@ -136,6 +136,10 @@ class HypervisorInfo(Phase):
             arch = os.uname().machine
             found = facts(hypervisor.capabilities(), hypervisor.domain_capabilities(arch, virt_type), virt_type)
             running = hypervisor.running()
+        if len(found["numa_cells"]) == 1:
+            found["numa_cells"][0]["memory_mb"] = (
+                memory  # the capabilities' figure moves with a balloon of this machine
+            )
         disk, available = _disk(Paths.of(self.params).instances_path)
         node = {
             "hostname": hostname,

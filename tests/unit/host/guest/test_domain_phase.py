@@ -237,6 +237,8 @@ def test_hypervisor_info() -> None:
     assert "pc" in node["machine_types"]["x86_64"]
     assert ["x86_64", "qemu", "hvm"] in node["supported_instances"]
     assert 0 < node["disk_available_gb"] <= node["disk_gb"]
+    assert sum(cell["memory_mb"] for cell in node["numa_cells"]) <= node["memory_mb"]
+    assert len(node["numa_cells"]) != 1 or node["numa_cells"][0]["memory_mb"] == node["memory_mb"]
     assert sum(len(cell["cpus"]) for cell in node["numa_cells"]) == node["vcpus"]
 
 
