@@ -25,8 +25,8 @@ _SETTINGS = (
 )
 
 
-def merge(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) -> Handle:
-    """The handle with each instance as its host's last phase returned it.
+def merge(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str], only: str = "uuid") -> Handle:
+    """The handle with each instance as its host's last phase returned it; those that have nothing under ``only`` as is.
 
     ``phases`` are the names that the host play registered its results under, in their order. A phase that failed as a
     whole, or a host that was not reached, becomes the fault of the host's instances that have none yet.
@@ -34,7 +34,7 @@ def merge(handle: Handle, hostvars: Mapping[str, Any], phases: Sequence[str]) ->
     last = functools.cache(functools.partial(_returned, hostvars, tuple(phases)))
     result = []
     for instance in handle:
-        if instance["host"] and not instance["fault"]:
+        if instance["host"] and instance[only] and not instance["fault"]:
             instance, missing = _last(instance, last(instance["host"]))
             instance = {**instance, "fault": instance["fault"] or missing}
         result.append(instance)
@@ -118,12 +118,15 @@ def trouble(hostvars: Mapping[str, Any]) -> list[str]:
     return faults([*gone.values(), *waited, *rest])
 
 
-def hosts_of(hostvars: Mapping[str, Any], registered: str, key: str = "hosts") -> list[str] | str:
+def hosts_of(hostvars: Mapping[str, Any], registered: str | Sequence[str], key: str = "hosts") -> list[str] | str:
     """The hosts that a control phase's registered result names, or a pattern that matches none.
 
-    A play's ``hosts`` takes it. ``hostvars`` is empty while Ansible only checks the syntax.
+    Of several registered names the first that there is counts. A play's ``hosts`` takes it. ``hostvars`` is empty
+    while Ansible only checks the syntax.
     """
-    return hostvars.get(CONTROL, {}).get(registered, {}).get(key) or NO_HOST
+    control = hostvars.get(CONTROL, {})
+    names = [registered] if isinstance(registered, str) else registered
+    return next((control[name] for name in names if name in control), {}).get(key) or NO_HOST
 
 
 def control_if(hostvars: Mapping[str, Any], registered: str, key: str) -> str:

@@ -13,6 +13,7 @@ version_added: 0.1.0
 description:
   - Does Cinder's and Nova's part on the control host. The volumes of the handle's servers are placed on their hosts and
     the task state becomes C(block_device_mapping); M(barestack.kvm.volume_attachment) then makes them on the host.
+  - A server without volumes goes on to C(spawning) at once.
 options:
   instances:
     description: The handle.
@@ -47,6 +48,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+attach_hosts:
+  description: The hosts that have volumes to attach.
+  returned: always
+  type: list
+  elements: str
 instances:
   description: The handle.
   returned: always
@@ -80,7 +86,9 @@ class Volume(ControlPhase):
     def work(self, connection: Connection) -> dict[str, Any]:
         """Dispatch by state."""
         act = getattr(self, f"_{self.params['state']}")
-        return {"instances": to_wire([act(connection, instance) for instance in self.handle(connection)])}
+        handle = [act(connection, instance) for instance in self.handle(connection)]
+        attach = sorted({str(i.host) for i in handle if i.host and i.block_devices and not i.fault})
+        return {"instances": to_wire(handle), "attach_hosts": attach}
 
     def _present(self, connection: Connection, instance: Instance) -> Instance:
         if instance.fault or instance.vm_state != VmState.BUILDING:
@@ -89,7 +97,8 @@ class Volume(ControlPhase):
         if not host:
             message = f"Server {instance.name} has no host: schedule it first"
             return instance.with_(fault=Fault(self.name, None, message, 409))
-        instance = instance.with_(task_state=TaskState.BLOCK_DEVICE_MAPPING)
+        state = TaskState.BLOCK_DEVICE_MAPPING if instance.block_devices else TaskState.SPAWNING
+        instance = instance.with_(task_state=state)
         instances.save(connection, instance, now())
         placed = [device.volume_id for device in instance.block_devices]
         if placed and volumes.place(connection, placed, host):
