@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import shutil
 import subprocess
 import time
 import uuid
@@ -44,6 +45,7 @@ def many(tiny: Instance, count: int) -> list[Instance]:
 @pytest.fixture
 def gone(tiny: Instance) -> Iterator[list[Instance]]:
     """Whatever a test puts in here is removed after it, and its console log with it."""
+    shutil.rmtree(ROOTS["log_path"], ignore_errors=True)  # of a run that was killed
     doomed: list[Instance] = [tiny]
     yield doomed
     result, left = domain(*[instance.with_(fault=None, stuck=None) for instance in doomed], state="absent")
