@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import signal
 import sys
@@ -56,10 +57,14 @@ if _HAS_HOST_LIBRARIES:
 def end_with_parent() -> None:
     """Have the kernel end this worker with ansible-playbook, so that a phase of a killed run does not go on unseen.
 
-    A worker has a session of its own: a kill of the process group passes it by.
+    A worker has a session of its own: a kill of the process group passes it by. A remote module ends because its worker
+    no longer reads what it writes.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            os.kill(os.getpid(), signal.SIGKILL)  # it was killed before the kernel knew
 
 
 class ActionModule(ActionBase):
@@ -78,6 +83,7 @@ class ActionModule(ActionBase):
         if self._is_this_machine(phase, task_vars or {}):
             result.update(self._execute_here(phase, name, arguments))
         else:
+            end_with_parent()
             result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
         result.update({field: pack(result[field]) for field in phase.handles if field in result})
         if phase.secret and not result.get("failed"):

@@ -9,15 +9,29 @@ class runs as an ordinary module on a remote host and inside Ansible's worker on
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
+import glob
+import os
+import re
+import select
+import shutil
+import signal
+import stat
+import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Tuple, Type
+from typing import Any, Callable, ClassVar, Dict, Iterator, List, Mapping, Tuple, Type
 
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Event, Fault, Instance
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
+
+HEARTBEAT = 0.5
+"""Seconds between two signs of life of a module: so long may it outlive its connection."""
 
 
 class Phase:
@@ -161,7 +175,8 @@ def run_module(phase: Type[Phase]) -> None:
     # Without no_log the host's system log would get the whole handle, with everyone's user data, from every phase.
     module = AnsibleModule(argument_spec=phase.argument_spec, supports_check_mode=True, no_log=True)
     try:
-        result = execute(phase, module.params, module.check_mode)
+        with ends_with_reader(1), one_payload(__file__):
+            result = execute(phase, module.params, module.check_mode)
     except BarestackError as error:
         result = failure(error)
     # The handle goes back once, as the result.
@@ -170,6 +185,81 @@ def run_module(phase: Type[Phase]) -> None:
     if result.pop("failed", False):
         module.fail_json(**result)
     module.exit_json(**result)
+
+
+_PAYLOAD = re.compile(r"(.*/ansible_barestack\.kvm\.)[^/]+_payload_[^/]+(?=/)")
+_UNPACKED_WITHIN = 60.0
+
+
+@contextlib.contextmanager
+def one_payload(path: str) -> Iterator[None]:
+    """Remove what killed modules left of themselves; ``path`` is a file of this one's.
+
+    Ansible unpacks a module into a directory for temporary files, and only the module's own end removes it. Here a live
+    one has its directory locked; one that is being unpacked has not, and is young.
+    """
+    own = _PAYLOAD.match(path)
+    if not own:
+        yield
+        return
+    descriptor = os.open(own.group(), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for other in glob.glob(f"{own.group(1)}*_payload_*"):
+            with contextlib.suppress(OSError):
+                _remove_dead_payload(other)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_dead_payload(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        ours = stat.S_IMODE(status.st_mode) == 0o700 and status.st_uid == os.geteuid()
+        if ours and time.time() - status.st_mtime > _UNPACKED_WITHIN:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it lives
+            shutil.rmtree(path)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def ends_with_reader(descriptor: int) -> Iterator[None]:
+    """SIGKILL this process as soon as no one reads ``descriptor`` (pipe, socket or terminal) any more.
+
+    A module whose connection was lost, or whose ansible-playbook was killed, would otherwise go on unseen, beside the
+    run that comes next. An SSH client learns that its reader is gone only when it has something to write: so an empty
+    line every HEARTBEAT seconds, which Ansible passes over before a module's result. Its commands end with it, as
+    ``host/system.py`` starts them; daemons live on.
+    """
+    stopped, stop = os.pipe()
+    thread = threading.Thread(target=_watch, args=(descriptor, stopped), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(stop)
+        thread.join()
+        os.close(stopped)
+
+
+def _watch(descriptor: int, stopped: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors and hang-ups are always reported
+    poll.register(stopped, 0)
+    while True:
+        events = dict(poll.poll(HEARTBEAT * 1000))
+        if stopped in events or events.get(descriptor, 0) & select.POLLNVAL:
+            return
+        try:
+            if not events:
+                os.write(descriptor, b"\n")
+        except OSError:
+            events[descriptor] = select.POLLERR
+        if events:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def partition(instances: List[Instance]) -> Tuple[List[Instance], List[Instance]]:

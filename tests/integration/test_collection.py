@@ -7,17 +7,13 @@ Its one host is this machine, reached over SSH: every phase on it is an ordinary
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +93,6 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def directory() -> Iterator[Path]:
-    """Not pytest's own: a socket's path has to be short."""
-    with tempfile.TemporaryDirectory(prefix="barestack-") as name:
-        yield Path(name)
-
-
-@pytest.fixture(scope="session")
 def tarball(directory: Path) -> Path:
     galaxy = str(Path(sys.executable).parent / "ansible-galaxy")
     sh(galaxy, "collection", "build", "--output-path", str(directory), str(ROOT), env=environment(directory))
@@ -138,87 +127,32 @@ def make_site(directory: Path, collection: Path, **host: Any) -> Site:
 
 
 @pytest.fixture(scope="module")
-def over_ssh(directory: Path, collection: Path) -> Iterator[Site]:
-    """This machine as a host that is reached over SSH, by a server of the test's own."""
-    with ssh_server(directory / "sshd") as (port, key):
-        site = make_site(
-            directory / "ssh",
-            collection,
-            ansible_host="127.0.0.1",
-            ansible_port=port,
-            ansible_user="root",
-            ansible_ssh_private_key_file=str(key),
-            ansible_ssh_common_args=f"-F none -o UserKnownHostsFile={directory}/sshd/known_hosts -o IdentitiesOnly=yes",
-        )
-        try:
-            yield site
-        finally:
-            site.play("barestack.kvm.delete_instance", names=["abroad"])
-            for master in (site.path / "cp").glob("*"):
-                sh("ssh", "-F", "none", "-O", "exit", "-o", f"ControlPath={master}", "127.0.0.1")
-            for path in STATE:
-                shutil.rmtree(path, ignore_errors=True)
+def over_ssh(directory: Path, collection: Path, sshd: tuple[int, Path]) -> Iterator[Site]:
+    """This machine as a host that is reached over SSH, by a server of the tests' own."""
+    port, key = sshd
+    site = make_site(
+        directory / "ssh",
+        collection,
+        ansible_host="127.0.0.1",
+        ansible_port=port,
+        ansible_user="root",
+        ansible_ssh_private_key_file=str(key),
+        ansible_ssh_common_args=f"-F none -o UserKnownHostsFile={key.parent}/known_hosts -o IdentitiesOnly=yes",
+    )
+    try:
+        yield site
+    finally:
+        site.play("barestack.kvm.delete_instance", names=["abroad"])
+        for master in (site.path / "cp").glob("*"):
+            sh("ssh", "-F", "none", "-O", "exit", "-o", f"ControlPath={master}", "127.0.0.1")
+        for path in STATE:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def on_this_machine(directory: Path, collection: Path) -> Site:
     """This machine as it is: what Ansible runs here it runs itself, unless it may not."""
     return make_site(directory / "local", collection, ansible_connection="local")
-
-
-@contextlib.contextmanager
-def ssh_server(directory: Path) -> Iterator[tuple[int, Path]]:
-    """(port, private key) of an sshd on 127.0.0.1 that knows one key and no password."""
-    directory.mkdir(mode=0o700)
-    for name in ("host_key", "user_key"):
-        sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    host_key = (directory / "host_key.pub").read_text().split(" ", 2)
-    (directory / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key[0]} {host_key[1]}\n")
-    (directory / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1:{port}\n"
-        f"HostKey {directory}/host_key\n"
-        f"AuthorizedKeysFile {directory}/user_key.pub\n"
-        "AuthenticationMethods publickey\n"
-        "PermitRootLogin prohibit-password\n"
-        "StrictModes no\n"  # /tmp is everyone's
-        "UsePAM yes\n"
-        "PidFile none\n"
-        "Subsystem sftp internal-sftp\n"
-    )
-    with run_directory(), (directory / "log").open("w") as log:
-        server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(directory / "sshd_config")], stderr=log)
-        try:
-            wait_for_banner(port, server, directory / "log")
-            yield port, directory / "user_key"
-        finally:
-            server.terminate()
-            server.wait()
-
-
-@contextlib.contextmanager
-def run_directory() -> Iterator[None]:
-    """sshd's empty root, which the system's own service would make."""
-    path = Path("/run/sshd")
-    made = not path.exists()
-    path.mkdir(mode=0o755, exist_ok=True)
-    try:
-        yield
-    finally:
-        if made:
-            path.rmdir()
-
-
-def wait_for_banner(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while server.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
-            if connection.recv(4) == b"SSH-":
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"sshd did not answer on port {port}: {log.read_text()}")
 
 
 def test_the_tarball_holds_what_runs_and_nothing_else(tarball: Path) -> None:

@@ -3,19 +3,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import syslog
 import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.barestack.kvm.plugins.module_utils.host import system
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import EFFECTS, Effects
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, HostError
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, Instance
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, execute, run_module
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import (
+    HEARTBEAT,
+    HostPhase,
+    ends_with_reader,
+    execute,
+    one_payload,
+    run_module,
+)
 
 
 def make(name: str, **changes: Any) -> Instance:
@@ -139,3 +155,128 @@ def test_a_module_answers_with_the_handle_once_and_logs_none_of_it(
     assert printed.count("swordfish") == 1
     assert result["invocation"]["module_args"]["state"] == "present"
     assert logged == []
+
+
+@contextlib.contextmanager
+def forked(work: Callable[[], object]) -> Iterator[int]:
+    """A process that does this and ends with 0."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    yield pid
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def status_within(pid: int, seconds: float) -> int | None:
+    """The process's wait status; None where it lives on."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.01)
+    return None
+
+
+def held(descriptor: int, seconds: float) -> None:
+    with ends_with_reader(descriptor):
+        time.sleep(seconds)
+
+
+@pytest.mark.parametrize("make_channel", [os.pipe, os.openpty], ids=["pipe", "terminal"])
+def test_a_module_ends_with_its_reader(make_channel: Callable[[], tuple[int, int]]) -> None:
+    reader, writer = make_channel()
+
+    def module() -> None:
+        os.close(reader)
+        held(writer, 60)
+
+    with forked(module) as pid:
+        os.close(writer)
+        assert os.read(reader, 1) in (b"\n", b"\r")
+        assert status_within(pid, 0.1) is None
+        os.close(reader)
+        status = status_within(pid, HEARTBEAT + 1)
+    assert status is not None
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_a_module_that_is_read_or_writes_to_a_file_goes_on(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as stream:
+        held(stream.fileno(), 2.5 * HEARTBEAT)
+    assert (tmp_path / "out").read_bytes() == b"\n\n"
+    reader, writer = os.pipe()
+    held(writer, 0)
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    held(writer, 1.5 * HEARTBEAT)  # no output at all
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def pid_in(path: Path) -> int:
+    deadline = time.monotonic() + 10
+    while not (path.exists() and path.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+def test_a_killed_phases_command_ends_with_it_and_its_daemon_lives_on(tmp_path: Path) -> None:
+    script = "setsid sh -c 'echo $$ >daemon; exec sleep 60' & echo $$ >command; exec sleep 60"
+    text = (
+        "import threading\n"
+        f"from {system.__name__} import run\n"
+        "threading.Thread(target=run, args=('env', '-C', %r, 'sh', '-c', %r)).start()\n" % (str(tmp_path), script)
+    )
+    path = os.pathsep.join(sys.path)
+    module = subprocess.Popen([sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": path})
+    command, daemon = pid_in(tmp_path / "command"), pid_in(tmp_path / "daemon")
+    module.kill()
+    module.wait()
+    deadline = time.monotonic() + 5
+    while alive(command) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(command)
+    assert alive(daemon)
+    os.kill(daemon, signal.SIGKILL)
+
+
+def test_a_command_that_is_not_there_is_named() -> None:
+    with pytest.raises(HostError, match="no-such-command is not installed here"):
+        system.run("no-such-command")
+
+
+def test_a_module_removes_what_killed_ones_left(tmp_path: Path) -> None:
+    def payload(name: str, age: float) -> Path:
+        path = tmp_path / f"ansible_{name}"
+        path.mkdir(mode=0o700)
+        (path / "payload.zip").touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+        return path
+
+    dead = payload("barestack.kvm.image_payload_dead", 100)
+    other, young, mine = (
+        payload("community.general.ini_file_payload_x", 100),
+        payload("barestack.kvm.disk_payload_young", 0),
+        payload("barestack.kvm.disk_payload_mine", 0),
+    )
+    alive = payload("barestack.kvm.wait_payload_alive", 100)
+    (tmp_path / "ansible_barestack.kvm.x_payload_link").symlink_to(other)
+    with one_payload(f"{alive}/payload.zip/phase.py"), one_payload(f"{mine}/payload.zip/phase.py"):
+        assert not dead.exists()
+        assert all((path / "payload.zip").exists() for path in (other, young, alive, mine))
+    with one_payload(__file__):
+        assert alive.exists()

@@ -7,21 +7,31 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 from typing import Iterator, Optional
 
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
 
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"')
+
 
 def run(*command: str, stdin: Optional[str] = None, timeout: Optional[float] = None) -> str:
-    """Run a command in the C locale and return what it printed; HostError with its stderr where it fails."""
+    """Run a command in the C locale and return what it printed; HostError with its stderr where it fails.
+
+    The kernel ends the command with this process, however that ends: a qemu-img of a killed phase never writes on
+    beside the next run's. A daemon that the command leaves behind lives on.
+    """
     environment = {**os.environ, "LC_ALL": "C", "LANG": "C"}
+    if not shutil.which(command[0]):
+        raise HostError(f"{command[0]} is not installed here: run playbooks/prepare_hosts.yml")
+    # In this process between fork and exec no Python may run (there are threads), hence setpriv; and the shell, because
+    # a parent that was killed before setpriv asked for its signal sends none: then the command does not start.
+    bound = (*_ENDS_WITH_US, str(os.getpid()), *command)
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout, env=environment
+            bound, input=stdin, capture_output=True, text=True, check=False, timeout=timeout, env=environment
         )
-    except FileNotFoundError:
-        raise HostError(f"{command[0]} is not installed here: run playbooks/prepare_hosts.yml") from None
     except subprocess.TimeoutExpired:
         raise HostError(f"{' '.join(command)} did not end within {timeout} s") from None
     if done.returncode:
