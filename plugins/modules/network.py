@@ -8,16 +8,27 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: network
-short_description: Bridge, gateway and masquerade of the instances' networks
+short_description: Bridges of the instances' networks, and their ways out
 version_added: 0.1.0
 description:
   - Makes the bridge C(brq<id>) of each network that the instances' ports are on, with the network's MTU, as
     Neutron's Linux bridge agent did.
   - A network of type C(local) gets its subnets' gateways on the bridge, and each of its IPv4 subnets is
     masqueraded by a rule in the nftables table C(inet barestack).
+  - The bridge of a network of type C(flat) gets the interface of its physical network as a port. There is neither
+    a gateway nor masquerade on this host, and a chain of the table C(netdev barestack) drops what is meant for the
+    host itself.
   - Each port is registered on the host. O(state=absent) takes it off; the bridge and all that came with it go
     with the last one.
-  - A subnet that another link of the host already has is a conflict.
+  - A subnet that another link of the host already has is a conflict. So is an interface that has addresses, that
+    is in another bridge, or whose MTU is smaller than the network's.
+options:
+  physical_interface_mappings:
+    description:
+      - The interface of this host for each physical network, for networks of type C(flat).
+      - The interface must have no addresses. It is let go with its network's last port, and stays up.
+    type: dict
+    default: {}
 extends_documentation_fragment:
   - barestack.kvm.host_phase
   - barestack.kvm.paths
@@ -33,6 +44,8 @@ EXAMPLES = r"""
 - name: Network
   barestack.kvm.network:
     instances: "{{ port.instances }}"
+    physical_interface_mappings:
+      physnet1: eth1
   register: network
 
 - name: Take the ports off their networks
@@ -68,15 +81,21 @@ class NetworkPhase(HostPhase):
     """Each network once, with all its ports in this call; an error is every instance's that is on it."""
 
     name = "network"
-    argument_spec: ClassVar[Dict[str, Any]] = {**Paths.argument_spec}
+    argument_spec: ClassVar[Dict[str, Any]] = {
+        **Paths.argument_spec,
+        "physical_interface_mappings": {"type": "dict", "default": {}},
+    }
 
     def before(self, instances: List[Instance]) -> None:
-        bridges = Bridges(Paths.of(self.params), self.effects)
         networks: Dict[str, Network] = {}
         ports: Dict[str, List[str]] = {}
-        for port in (port for instance in instances for port in instance.ports):
-            networks[port.network.id] = port.network
-            ports.setdefault(port.network.id, []).append(port.id)
+        owners: Dict[str, str] = {}
+        for instance in instances:
+            for port in instance.ports:
+                networks[port.network.id] = port.network
+                ports.setdefault(port.network.id, []).append(port.id)
+                owners[port.id] = f"{instance.uuid} {port.mac_address}"
+        bridges = Bridges(Paths.of(self.params), self.effects, self.params["physical_interface_mappings"], owners)
         act = bridges.ensure if self.params["state"] == "present" else bridges.release
         self._once: Once[str, None] = Once(lambda network_id: act(networks[network_id], ports[network_id]))
 

@@ -15,7 +15,11 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_grou
     Group,
     build_group,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_network import build_network, check_overlaps
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_network import (
+    build_network,
+    check_overlaps,
+    check_physical_networks,
+)
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_objects import (
     Aggregate,
     Keypair,
@@ -249,6 +253,7 @@ def _networks(
         if other != path:
             problems.add(f"{path}.id", f"{network.id!r} begins as that of {other}: both would be {network.bridge}")
     check_overlaps(built, problems)
+    check_physical_networks(built, problems)
     return tuple(network for _, network in built), owners
 
 

@@ -15,6 +15,7 @@ Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Cidr = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 Pool = tuple[Ip, Ip]
 
+_PHYSICAL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
 
 
@@ -33,25 +34,63 @@ def build_network(entry: dict[str, Any], identifier: str, subnet_ids: Sequence[s
             subnets.append(subnet)
     if entry["mtu"] < 1280 and any(subnet.version == 6 for subnet in subnets):
         p.add(f"{path}.mtu", f"{entry['mtu']} is too small for IPv6, which needs 1280")
-    return Network(identifier, entry["name"], entry["network_type"], entry["mtu"], domain, tuple(subnets))
+    physical = _physical_network(entry, path, p)
+    return Network(
+        identifier,
+        entry["name"],
+        entry["network_type"],
+        entry["mtu"],
+        domain,
+        tuple(subnets),
+        physical_network=physical,
+    )
 
 
 def check_overlaps(networks: Sequence[tuple[str, Network]], problems: Problems) -> None:
-    """Subnets of one network must not overlap; nor those of two local networks, which one host routes between."""
-    seen: list[tuple[Cidr, str, Network]] = []
+    """No two subnets overlap, of whatever network and type.
+
+    A host routes between its local networks, and tracks the connections and knows the security groups' members of all
+    of its networks together, by address.
+    """
+    seen: list[tuple[Cidr, str]] = []
     for path, network in networks:
         for subnet in network.subnets:
             cidr = ipaddress.ip_network(subnet.cidr)
-            for other, where, owner in seen:
-                both_local = network.network_type == owner.network_type == "local"
-                if cidr.version == other.version and cidr.overlaps(other) and (owner is network or both_local):
+            for other, where in seen:
+                if cidr.version == other.version and cidr.overlaps(other):
                     problems.add(f"{path}.subnets ({subnet.name}).cidr", f"{cidr} overlaps with {other} of {where}")
-            seen.append((cidr, f"{network.name}/{subnet.name}", network))
+            seen.append((cidr, f"{network.name}/{subnet.name}"))
+
+
+def check_physical_networks(networks: Sequence[tuple[str, Network]], problems: Problems) -> None:
+    """One flat network a physical network, which has no tags to tell two apart: Neutron's FlatNetworkInUse."""
+    seen: dict[str, str] = {}
+    for path, network in networks:
+        name = network.physical_network
+        other = seen.setdefault(name, path)
+        if name and other != path:
+            problems.add(
+                f"{path}.physical_network", f"{name!r} is that of {other}: a physical network holds one flat network"
+            )
 
 
 def first_and_last(cidr: Cidr) -> Pool:
     """The first and last address that a port may have: neither the network's nor, in IPv4, the broadcast address."""
     return cidr.network_address + 1, cidr.broadcast_address - (1 if cidr.version == 4 else 0)
+
+
+def _physical_network(entry: dict[str, Any], path: str, problems: Problems) -> str:
+    name = entry.get("physical_network")
+    flat = entry["network_type"] == "flat"
+    if name is None and flat:
+        problems.add(f"{path}.physical_network", "is missing: network_type is flat, so say which wire it is")
+    elif name is not None and not flat:
+        problems.add(f"{path}.physical_network", f"{name!r} is for a flat network: network_type is local")
+    elif name is not None and not _PHYSICAL.fullmatch(name):
+        problems.add(f"{path}.physical_network", f"{name!r} is not a name: 1 to 64 of letters, digits, '_', '.', '-'")
+    else:
+        return name or ""
+    return ""
 
 
 def _build_subnet(entry: dict[str, Any], identifier: str, path: str, problems: Problems) -> Subnet | None:

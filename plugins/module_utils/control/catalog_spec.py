@@ -82,10 +82,16 @@ _NETWORK: dict[str, Any] = {
     "description": _DESCRIPTION,
     "network_type": {
         "type": "str",
-        "choices": ["local"],
+        "choices": ["local", "flat"],
         "default": "local",
         "aliases": ["provider_network_type"],
-        "description": "local: a bridge of the host with the gateway on it, masqueraded.",
+        "description": "local: a bridge of the host with the gateway on it, masqueraded. "
+        "flat: a wire that hosts share, routed outside.",
+    },
+    "physical_network": {
+        "type": "str",
+        "aliases": ["provider_physical_network"],
+        "description": "Of a flat network, required: the wire's name in the hosts' `physical_interface_mappings`.",
     },
     "mtu": {"type": "int", "default": 1500, "description": "68 to 65535; 1280 and more with an IPv6 subnet."},
     "dns_domain": {"type": "str", "default": "openstacklocal", "description": "The guests' domain."},

@@ -43,6 +43,8 @@ def command(network: Network, directory: str) -> List[str]:
         f"--dhcp-leasefile={directory}/leases",
         "--dhcp-match=set:ipxe,175",
         "--dhcp-userclass=set:ipxe6,iPXE",
+        # On a wire that hosts share, each host's server is silent about the others' guests, refusals included.
+        "--dhcp-ignore=tag:!known",
         "--local-service",
         "--bind-dynamic",
         *ranges,

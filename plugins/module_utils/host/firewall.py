@@ -118,6 +118,14 @@ def port_is_protected(port: Port) -> bool:
     return port.id in protected([port])
 
 
+def guarded(loaded: Ruleset) -> Dict[str, bool]:
+    """Tap -> whether its rules are whole, of every tap of which anything is loaded. Pure."""
+    base = all(key in loaded.chains and loaded.chains[key].rules for key in base_chains())
+    taps = {tap for kind in MAPS for tap in loaded.maps.get(kind, {})}
+    taps |= {name[len(kind) + 1 :] for kind in MAPS for _, name in loaded.chains if name.startswith(f"{kind}-")}
+    return {tap: base and all(_guards(loaded, kind, tap) for kind in MAPS) for tap in taps}
+
+
 def _guards(loaded: Ruleset, kind: str, tap: str) -> bool:
     name = chain_name(kind, tap)
     chain = loaded.chains.get(("bridge", name))

@@ -1,8 +1,9 @@
 # Copyright: barestack.kvm contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""The network's bridge on this host, its gateway and masquerade: what Neutron's Linux bridge and L3 agents did.
+"""The network's bridge on this host and its way out: what Neutron's Linux bridge and L3 agents did.
 
-Each port of the network on this host is an empty file in ``Paths.network_directory``; the bridge goes with the last.
+Each port of the network on this host is a file in ``Paths.network_directory``; the bridge goes with the last. The file
+says whose the port is, for the audit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, ContextManager, Dict, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, ContextManager, Dict, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host import netlink, nft, system
 from ansible_collections.barestack.kvm.plugins.module_utils.host.netlink import Link, Netlink
@@ -25,6 +26,8 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
 MASQUERADE = ("inet", "postrouting_masquerade")
 """The chain of all networks' masquerade rules; each rule's comment is its network's id."""
 MASQUERADE_HOOK = "{ type nat hook postrouting priority srcnat; policy accept; }"
+CLOSED_HOOK = '{{ type filter hook ingress device "{}" priority 0; policy drop; }}'
+"""The hook of a flat network's chain, which bears its bridge's name: see :meth:`Bridges._uplink`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Plan:
     """Addresses on the bridge, ``10.0.0.1/24``."""
     masquerade: Tuple[str, ...] = ()
     """IPv4 subnets, ``10.0.0.0/24``, whose guests go out under the host's own address."""
+    physical_network: str = ""
+    """The wire whose interface is a port of the bridge."""
 
 
 def local(network: Network) -> Plan:
@@ -49,7 +54,14 @@ def local(network: Network) -> Plan:
     return Plan(tuple(gateways), tuple(masquerade))
 
 
-TYPES: Dict[str, Callable[[Network], Plan]] = {"local": local}
+def flat(network: Network) -> Plan:
+    """A wire as it is. Who routes there, and has the subnets' gateways, is outside: the host itself is not on it."""
+    if not network.physical_network:
+        raise InvalidRequest(f"network {network.name} ({network.id}): network_type flat needs a physical_network")
+    return Plan(physical_network=network.physical_network)
+
+
+TYPES: Dict[str, Callable[[Network], Plan]] = {"local": local, "flat": flat}
 """Network types: how a network of that type reaches beyond its bridge."""
 
 
@@ -61,6 +73,56 @@ def plan(network: Network) -> Plan:
             f"network {network.name} ({network.id}): network_type {network.network_type} is not known, use {allowed}"
         )
     return TYPES[network.network_type](network)
+
+
+def find_uplink(
+    network: Network, mappings: Mapping[str, Any], links: Mapping[str, Link], addresses: Mapping[int, Tuple[str, ...]]
+) -> Link:
+    """The interface of the flat network's wire, if it can be the bridge's; else an error that says why not. Pure.
+
+    Neutron's agent moves the interface's addresses to the bridge. Here such an interface is refused: whoever reaches
+    the host by it, Ansible too, would lose it on the way.
+    """
+    physical, bridge = network.physical_network, links.get(network.bridge)
+    name = mappings.get(physical)
+    where = f"network {network.name} ({network.id}), physical network {physical}: "
+    if name is None:
+        raise HostError(
+            f"{where}this host has no interface for it: name one in physical_interface_mappings, or use another host"
+        )
+    # A tap is a guest's, and a bridge stays as long as it has one.
+    if not isinstance(name, str) or name.startswith("tap"):
+        raise InvalidRequest(f"{where}physical_interface_mappings has {name!r}, which is not a physical interface")
+    link = links.get(name)
+    if link is None:
+        raise HostError(f"{where}interface {name} does not exist on this host: correct physical_interface_mappings")
+    if link.mtu < network.mtu:
+        raise Conflict(
+            f"{where}the MTU of {name} is {link.mtu}, the network's is {network.mtu}: raise that of the interface, or"
+            " lower the network's"
+        )
+    if bridge and link.master == bridge.index:
+        return link
+    if link.master is not None:
+        owner = next((item.name for item in links.values() if item.index == link.master), "another device")
+        raise Conflict(f"{where}{name} is in {owner} already: take it out, or map another interface")
+    if addresses.get(link.index):
+        raise Conflict(
+            f"{where}{name} has the address {', '.join(addresses[link.index])}, which would not answer any more, and"
+            " this host could lose its own connection: take the address away, or map another interface"
+        )
+    if bridge:
+        _refuse_second_way_out(where, name, bridge, links)
+    return link
+
+
+def _refuse_second_way_out(where: str, name: str, bridge: Link, links: Mapping[str, Link]) -> None:
+    others = [item.name for item in links.values() if item.master == bridge.index and not item.name.startswith("tap")]
+    if others:
+        raise Conflict(
+            f"{where}{bridge.name} has {', '.join(others)} in it, and with {name} it would join two wires: take"
+            f" {', '.join(others)} out (ip link set {others[0]} nomaster), or correct physical_interface_mappings"
+        )
 
 
 def bridge_mac(network_id: str) -> str:
@@ -87,23 +149,38 @@ def host_lock(paths: Paths, check_mode: bool) -> ContextManager[object]:
 class Bridges:
     """Makes and removes the networks of this host. A network is worked on once a call, with all its ports."""
 
-    def __init__(self, paths: Paths, effects: Effects) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        effects: Effects,
+        mappings: Optional[Mapping[str, Any]] = None,
+        owners: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        """``mappings``: physical network to interface of this host; ``owners``: port id to what its mark says."""
         self._paths = paths
         self._effects = effects
+        self._mappings = mappings or {}
+        self._owners = owners or {}
 
     def ensure(self, network: Network, port_ids: Sequence[str]) -> None:
-        """Register the ports, and see to bridge, gateway and masquerade."""
+        """Register the ports, and see to the bridge and its way out."""
         wanted = plan(network)
         with host_lock(self._paths, self._effects.check_mode), Netlink() as socket:
             if wanted.masquerade and not self._effects.check_mode and netlink.read_sysctl("net/ipv4/ip_forward") != "1":
                 raise HostError("net.ipv4.ip_forward is 0, must be 1: run playbooks/prepare_hosts.yml")
             links, addresses = socket.links(), socket.addresses()
             _refuse_overlap(network, wanted, links, addresses)
+            uplink = find_uplink(network, self._mappings, links, addresses) if wanted.physical_network else None
             self._register(network, port_ids)
             found = links.get(network.bridge)
-            self._bridge(socket, network, wanted, found)
+            # On a wire every host's bridge needs a MAC of its own: the interface's, as any bridge has it.
+            mac = uplink.mac if uplink else bridge_mac(network.id)
+            self._bridge(socket, network, wanted, mac, found)
             self._gateways(socket, network, wanted, addresses.get(found.index, ()) if found else ())
-            self._masquerade(network, masquerade_rules(network, wanted))
+            loaded = nft.load()
+            self._masquerade(network, masquerade_rules(network, wanted), loaded)
+            if uplink:
+                self._uplink(socket, network, uplink, found, loaded)
 
     def release(self, network: Network, port_ids: Sequence[str]) -> None:
         """Take the ports off; with the last one, and no tap left on it, the bridge and all that came with it."""
@@ -115,10 +192,12 @@ class Bridges:
                 self._effects.apply("network.port", port_id, gone, before=f"on {network.bridge}")
             links = socket.links()
             bridge = links.get(network.bridge)
-            members = [link.name for link in links.values() if bridge and link.master == bridge.index]
-            if registered.difference(port_ids) or any(name.startswith("tap") for name in members):
+            members = [link for link in links.values() if bridge and link.master == bridge.index]
+            if registered.difference(port_ids) or any(link.name.startswith("tap") for link in members):
                 return
-            self._masquerade(network, ())
+            loaded = nft.load()
+            self._masquerade(network, (), loaded)
+            self._let_go(socket, network, members, loaded)
             if bridge or os.path.isdir(directory):
                 remove = partial(_remove, socket, bridge, directory)
                 self._effects.apply("network.bridge", network.bridge, remove, before=_described(bridge))
@@ -126,11 +205,11 @@ class Bridges:
     def _register(self, network: Network, port_ids: Sequence[str]) -> None:
         directory = self._paths.network_directory(network.id)
         for port_id in sorted(set(port_ids) - _listed(directory)):
-            mark = partial(_touch, directory, port_id)
+            mark = partial(_mark, directory, port_id, self._owners.get(port_id, ""))
             self._effects.apply("network.port", port_id, mark, after=f"on {network.bridge}")
 
-    def _bridge(self, socket: Netlink, network: Network, wanted: Plan, found: Optional[Link]) -> None:
-        name, mac = network.bridge, bridge_mac(network.id)
+    def _bridge(self, socket: Netlink, network: Network, wanted: Plan, mac: str, found: Optional[Link]) -> None:
+        name = network.bridge
         if found and found.kind != "bridge":
             raise Conflict(f"network {network.name}: link {name} is a {found.kind}, not a bridge: remove or rename it")
         sysctls = _sysctls(name, wanted)
@@ -159,9 +238,53 @@ class Bridges:
         before, after = "\n".join(present), "\n".join(wanted.gateways)
         self._effects.apply("network.gateway", name, change, before=before, after=after)
 
-    def _masquerade(self, network: Network, rules: Tuple[str, ...]) -> None:
+    def _uplink(
+        self, socket: Netlink, network: Network, uplink: Link, bridge: Optional[Link], loaded: nft.Ruleset
+    ) -> None:
+        """The interface in the bridge and up, and the host closed to the bridge.
+
+        The host answers, and forwards, for whatever link a packet to its MAC comes from: addresses of its other links
+        would be open to the wire and to the guests on it. So what the bridge hands up to the host is dropped, in its
+        ingress hook, which no bridged frame passes.
+        """
+        key = ("netdev", network.bridge)
+        closed = key in loaded.chains and loaded.chains[key].header.get("policy") == "drop"
+        closed = closed and loaded.chains[key].header.get("hook") == "ingress" and not loaded.chains[key].rules
+        joined = bridge is not None and uplink.master == bridge.index
+        if closed and joined and uplink.up:
+            return
+
+        def join() -> None:
+            if not closed:
+                chain = nft.WantedChain((), CLOSED_HOOK.format(network.bridge))
+                nft.commit(
+                    "\n".join([*nft.dropped([key] if key in loaded.chains else []), *nft.declared({key: chain})])
+                )
+            index = socket.links()[network.bridge].index
+            socket.set_link(uplink.index, uplink.name, master=index, state="up")
+
+        place = f" in {network.bridge}" if joined else ""
+        before = f"{uplink.name}{place} {'up' if uplink.up else 'down'}, host {'closed' if closed else 'open'}"
+        after = f"{uplink.name} in {network.bridge} up, host closed"
+        self._effects.apply("network.uplink", network.bridge, join, before=before, after=after)
+
+    def _let_go(self, socket: Netlink, network: Network, members: Sequence[Link], loaded: nft.Ruleset) -> None:
+        """Take these links out of the bridge, which is about to go, and its chain away. They stay up."""
+        lines = nft.release(loaded, "netdev", [("netdev", network.bridge)])
+        if not members and not lines:
+            return
+
+        def leave() -> None:
+            for link in members:
+                socket.set_link(link.index, link.name, master=0)
+            if lines:
+                nft.commit("\n".join(lines))
+
+        before = " ".join(link.name for link in members)
+        self._effects.apply("network.uplink", network.bridge, leave, before=f"{before} in {network.bridge}".strip())
+
+    def _masquerade(self, network: Network, rules: Tuple[str, ...], loaded: nft.Ruleset) -> None:
         """Make the rules whose comment is the network's id be these."""
-        loaded = nft.load()
         chain = loaded.chains.get(MASQUERADE)
         mine = [rule for rule in chain.rules if rule.comment == network.id] if chain else []
         if not mine and not rules:
@@ -218,9 +341,10 @@ def _listed(directory: str) -> Set[str]:
         return set()
 
 
-def _touch(directory: str, port_id: str) -> None:
+def _mark(directory: str, port_id: str, owner: str) -> None:
     os.makedirs(directory, mode=0o755, exist_ok=True)
-    os.close(os.open(f"{directory}/{port_id}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    with open(f"{directory}/{port_id}", "w") as stream:
+        stream.write(owner and f"{owner}\n")
 
 
 def _remove(socket: Netlink, bridge: Optional[Link], directory: str) -> None:

@@ -1,6 +1,6 @@
 # Copyright: barestack.kvm contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Our nftables tables, ``bridge barestack`` and ``inet barestack``: what the kernel holds, and one way to change it.
+"""Our nftables tables, ``barestack`` of bridge, inet and netdev: what the kernel holds, and one way to change it.
 
 What is wanted is written as nft's text. What is loaded is read as nft's JSON. To compare them, the wanted text goes
 through the kernel too, in a network namespace that lives as long as the question (some 15 ms): so neither side's
@@ -61,7 +61,7 @@ class Chain:
 
 @dataclass
 class Ruleset:
-    """What our two tables hold."""
+    """What our tables hold."""
 
     families: Set[str] = field(default_factory=set)
     chains: Dict[ChainKey, Chain] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Ruleset:
 def load() -> Ruleset:
     """What the kernel holds, in one process."""
     # With the family alone there is an answer, and no error, where there is no table.
-    return parse(system.run("nft", "-j", "list ruleset bridge; list ruleset inet"))
+    return parse(system.run("nft", "-j", "list ruleset bridge; list ruleset inet; list ruleset netdev"))
 
 
 def normalise(script: str) -> Ruleset:

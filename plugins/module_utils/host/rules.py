@@ -43,6 +43,8 @@ PROTOCOLS = {
 _WITH_PORTS = {"tcp": 6, "udp": 17, "dccp": 33, "sctp": 132, "udplite": 136}
 _FAMILIES = {"IPv4": ("ip", "4", "icmp", 1), "IPv6": ("ip6", "6", "icmpv6", 58)}
 
+_DHCP_ANSWERS = {4: "ether type ip udp sport 67 udp dport 68", 6: "ether type ip6 udp sport 547 udp dport 546"}
+
 MAPS = {
     "antispoof": ("prerouting_antispoof", "prerouting priority -200", "iifname"),
     "egress": ("prerouting_egress", "prerouting priority 10", "iifname"),
@@ -187,11 +189,11 @@ def _ingress(port: Port) -> List[str]:
     fixed = ["ether type arp accept", _KNOWN]
     server = port.network.dhcp_port
     if server:
-        mac = server.mac_address.lower()
-        fixed += [
-            f"ether saddr {mac} ether type ip udp sport 67 udp dport 68 accept",
-            f"ether saddr {mac} ether type ip6 udp sport 547 udp dport 546 accept",
-        ]
+        # On a wire that hosts share there may be other servers, and the port's groups may let their answers in.
+        served = {subnet.version for subnet in port.network.subnets if subnet.enable_dhcp}
+        answers = [answer for version, answer in _DHCP_ANSWERS.items() if version in served]
+        fixed += [f"ether saddr {server.mac_address.lower()} {answer} accept" for answer in answers]
+        fixed += [f"{answer} drop" for answer in answers]
     fixed.append("ip6 saddr fe80::/10 icmpv6 type { 130, 134 } accept")
     fixed.append("icmpv6 type { 135, 136 } accept")
     return [*fixed, *_group_rules(port, "ingress"), "drop"]

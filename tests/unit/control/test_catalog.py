@@ -147,6 +147,18 @@ def test_name_servers_and_routes() -> None:
     assert built.host_routes == (("198.51.100.0/24", "192.0.2.9"),)
 
 
+def test_flat_networks_are_on_their_wires() -> None:
+    networks = [
+        {"name": f"n{number}", "network_type": "flat", name: wire, "subnets": [{"name": "s", "cidr": cidr}]}
+        for number, name, wire, cidr in (
+            (0, "physical_network", "physnet1", "192.0.2.0/24"),
+            (1, "provider_physical_network", "dmz.2", "198.51.100.0/24"),
+        )
+    ]
+    loaded = Catalog.load({"networks": networks}).networks
+    assert [(item.network_type, item.physical_network) for item in loaded] == [("flat", "physnet1"), ("flat", "dmz.2")]
+
+
 def test_private_networks(catalog: Catalog) -> None:
     demo, other = catalog.project("demo").id, catalog.project("other").id
     assert [network.name for network in catalog.networks_for(demo)] == ["private", "storage"]

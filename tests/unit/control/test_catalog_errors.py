@@ -200,7 +200,42 @@ MALFORMED: list[tuple[str, str, list[str]]] = [
         "an unknown network type",
         "networks: [{name: n, provider_network_type: vlan, subnets: [V4]}]",
         [
-            "networks[0] (n): value of network_type must be one of: local, got: vlan",
+            "networks[0] (n): value of network_type must be one of: local, flat, got: vlan",
+        ],
+    ),
+    (
+        "a flat network on no wire",
+        "networks: [{name: n, network_type: flat, subnets: [V4]}]",
+        [
+            "networks[0] (n).physical_network: is missing: network_type is flat, so say which wire it is",
+        ],
+    ),
+    (
+        "a local network on a wire",
+        "networks: [{name: n, provider_physical_network: physnet1, subnets: [V4]}]",
+        [
+            "networks[0] (n).physical_network: 'physnet1' is for a flat network: network_type is local",
+        ],
+    ),
+    (
+        "a wire without a name",
+        "networks: [{name: n, network_type: flat, physical_network: '', subnets: [V4]}]",
+        [
+            "networks[0] (n).physical_network: '' is not a name: 1 to 64 of letters, digits, '_', '.', '-'",
+        ],
+    ),
+    (
+        "two flat networks on one wire",
+        "networks: [{name: n, network_type: flat, physical_network: p, subnets: [V4]}, {name: m, network_type: flat, physical_network: p, subnets: [{name: b, cidr: 198.51.100.0/24}]}]",
+        [
+            "networks[1] (m).physical_network: 'p' is that of networks[0] (n): a physical network holds one flat network",
+        ],
+    ),
+    (
+        "a flat network that overlaps with a local one",
+        "networks: [{name: n, subnets: [V4]}, {name: m, network_type: flat, physical_network: p, subnets: [V4]}]",
+        [
+            "networks[1] (m).subnets (v4).cidr: 192.0.2.0/24 overlaps with 192.0.2.0/24 of n/v4",
         ],
     ),
     (

@@ -51,6 +51,7 @@ def test_golden_command_line() -> None:
         f"--dhcp-leasefile=/conf/{NET}/leases",
         "--dhcp-match=set:ipxe,175",
         "--dhcp-userclass=set:ipxe6,iPXE",
+        "--dhcp-ignore=tag:!known",
         "--local-service",
         "--bind-dynamic",
         f"--dhcp-range=set:subnet-{V4.id},192.168.0.0,static,255.255.255.0,86400s",

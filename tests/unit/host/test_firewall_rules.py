@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from typing import Any
@@ -82,6 +83,8 @@ def test_golden_default_group() -> None:
         KNOWN,
         "ether saddr fa:16:3e:00:00:02 ether type ip udp sport 67 udp dport 68 accept",
         "ether saddr fa:16:3e:00:00:02 ether type ip6 udp sport 547 udp dport 546 accept",
+        "ether type ip udp sport 67 udp dport 68 drop",
+        "ether type ip6 udp sport 547 udp dport 546 drop",
         "ip6 saddr fe80::/10 icmpv6 type { 130, 134 } accept",
         "icmpv6 type { 135, 136 } accept",
         "ether type ip ip saddr @sg4-5e000000 accept",
@@ -90,6 +93,18 @@ def test_golden_default_group() -> None:
     ]
     assert made.members == {"sg4-5e000000": ("10.0.0.5",), "sg6-5e000000": ("2001:db8::5",)}
     assert made.remotes == ("sg4-5e000000", "sg6-5e000000")
+
+
+def test_where_another_server_serves_the_groups_say_whether_its_answers_pass() -> None:
+    served = port(DEFAULT).network
+    outside = [dataclasses.replace(subnet, enable_dhcp=subnet.version == 6) for subnet in served.subnets]
+    ingress = chain(
+        rules.port_rules(port(DEFAULT, network=dataclasses.replace(served, subnets=tuple(outside)))), "ingress"
+    )
+    assert not [rule for rule in ingress if "sport 67" in rule]
+    assert len([rule for rule in ingress if "sport 547" in rule]) == 2
+    none = dataclasses.replace(served, dhcp_port=None)
+    assert "dport" not in "".join(chain(rules.port_rules(port(DEFAULT, network=none)), "ingress"))
 
 
 def test_no_group_lets_nothing_through() -> None:

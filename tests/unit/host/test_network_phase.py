@@ -38,7 +38,7 @@ def test_a_local_network_is_its_gateways_and_hides_what_it_routes() -> None:
 
 
 def test_an_unknown_type_is_named_with_what_is_allowed() -> None:
-    with pytest.raises(InvalidRequest, match=r"network n \(2d1c4f6a-9b0e-4c55\): network_type vlan .* use local"):
+    with pytest.raises(InvalidRequest, match=r"network n \(2d1c4f6a-9b0e-4c55\): network_type vlan .* use flat, local"):
         host_network.plan(network(network_type="vlan"))
 
 
@@ -162,7 +162,7 @@ def test_one_bad_network_leaves_its_neighbour_alone(lab: Lab) -> None:
     bad = lab.instance(lab.port(lab.network(2, network_type="vxlan")))
     result = lab.run("network", bad, good)
     assert result["instances"][0].fault.code == 400
-    assert "use local" in result["instances"][0].fault.message
+    assert "use flat, local" in result["instances"][0].fault.message
     assert result["instances"][1].fault is None
     assert good.ports[0].network.bridge in lab.links()
 
