@@ -72,7 +72,7 @@ def _returned(hostvars: Mapping[str, Any], phases: Sequence[str], host: str) -> 
 def _last(instance: dict[str, Any], returned: _Returned) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The instance as the last phase returned it, and as a fault the phase that did not return it."""
     for phase, found, message in returned:
-        if instance["uuid"] not in found:
+        if found.get(instance["uuid"], {}).get("attempts") != instance["attempts"]:  # or it is of an earlier attempt
             return instance, {"phase": phase, "host": instance["host"], "message": message, "code": 500}
         instance = found[instance["uuid"]]
     return instance, None
@@ -112,26 +112,39 @@ def trouble(hostvars: Mapping[str, Any]) -> list[str]:
     """What a boot's summary says: a line for each server that failed, or that did not get ready in time."""
     control = hostvars.get(CONTROL, {})
     gone = {instance["uuid"]: instance for instance in unpack(control.get("undone", {}).get("instances", []))}
-    others = [item for item in unpack(control.get("finish", {}).get("instances", [])) if item["uuid"] not in gone]
-    waited = merge([instance for instance in others if instance["wait_for"]], hostvars, ["wait"])
-    rest = [instance for instance in others if not instance["wait_for"]]
-    return faults([*gone.values(), *waited, *rest])
+    ended = unpack(control.get("finish", {}).get("instances", []))
+    waited = merge([item for item in ended if item["wait_for"] and not item["fault"]], hostvars, ["wait"])
+    rest = [gone.get(item["uuid"], item) for item in ended if not item["wait_for"] or item["fault"]]
+    return faults([*waited, *rest])
 
 
-def hosts_of(hostvars: Mapping[str, Any], registered: str | Sequence[str], key: str = "hosts") -> list[str] | str:
-    """The hosts that a control phase's registered result names, or a pattern that matches none.
+def hosts_of(hostvars: Mapping[str, Any], names: str | Sequence[str], key: str = "hosts", until: str = "") -> Any:
+    """The hosts that a control phase's registered result names, or a pattern that matches none, for a play's ``hosts``.
 
-    Of several registered names the first that there is counts. A play's ``hosts`` takes it. ``hostvars`` is empty
-    while Ansible only checks the syntax.
+    Plays are imported several times: a result that ``until`` answered since, another registered result, counts no more.
+    ``hostvars`` is empty while Ansible only checks the syntax.
     """
+    return _result(hostvars, names, until).get(key) or NO_HOST
+
+
+def control_if(hostvars: Mapping[str, Any], names: str | Sequence[str], key: str, until: str = "") -> str:
+    """The control host where such a result has something under ``key``, or a pattern that matches none."""
+    return CONTROL if _result(hostvars, names, until).get(key) else NO_HOST
+
+
+def latest(hostvars: Mapping[str, Any], names: str | Sequence[str], key: str) -> Any:
+    """What the latest of these registered results has under ``key``."""
+    return _result(hostvars, names)[key]
+
+
+def _result(hostvars: Mapping[str, Any], names: str | Sequence[str], until: str = "") -> Mapping[str, Any]:
+    """The latest of the control host's results that are registered under these names, unless ``until`` is later."""
     control = hostvars.get(CONTROL, {})
-    names = [registered] if isinstance(registered, str) else registered
-    return next((control[name] for name in names if name in control), {}).get(key) or NO_HOST
-
-
-def control_if(hostvars: Mapping[str, Any], registered: str, key: str) -> str:
-    """The control host where a registered result has something under ``key``, or a pattern that matches none."""
-    return CONTROL if hostvars.get(CONTROL, {}).get(registered, {}).get(key) else NO_HOST
+    wanted = [names] if isinstance(names, str) else names
+    results = [control[name] for name in wanted if "at" in control.get(name, {})]
+    result = max(results, key=lambda item: str(item["at"]), default={})
+    answer = control.get(until, {}) if until else {}
+    return {} if result and str(answer.get("at", "")) > str(result["at"]) else result
 
 
 def _takes_handle(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
@@ -149,6 +162,6 @@ class FilterModule:
         """Name to function. A handle comes and goes packed, as the phases give it."""
         return {
             **{function.__name__: _gives_handle(function) for function in (merge, undone, on_host)},
-            **{function.__name__: function for function in (reports, trouble, hosts_of, control_if)},
+            **{function.__name__: function for function in (reports, trouble, hosts_of, control_if, latest)},
             "faults": _takes_handle(faults),
         }

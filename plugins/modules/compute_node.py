@@ -13,15 +13,17 @@ version_added: 0.1.0
 description:
   - Does what Nova's resource tracker reports. Writes what M(barestack.kvm.hypervisor_info) found on a host as its inventories, with
     reserved amounts and allocation ratios from the inventory, and its heartbeat.
-  - Enables or disables a host for new servers.
+  - Enables or disables a host for new servers, and forgets one that is gone.
 options:
   state:
     description:
       - V(present) records the hosts in O(hosts).
       - V(stale) only answers which of O(names) have no heartbeat younger than O(heartbeat_max_age).
-      - V(enabled) and V(disabled) let new servers onto the hosts, or not.
+      - V(enabled) and V(disabled) let new servers onto the hosts, or not. V(drained) is as V(disabled), for those who want to
+        wait until the RV(left) servers are gone.
+      - V(absent) forgets the hosts. One that has servers, or something of one to undo, is refused.
     type: str
-    choices: [present, stale, enabled, disabled]
+    choices: [present, stale, enabled, disabled, drained, absent]
     default: present
   names:
     description: For the other states, the hosts' names.
@@ -71,7 +73,7 @@ options:
     type: float
     default: 300
   reason:
-    description: For I(state=disabled), why; the scheduler shows it.
+    description: For I(state=disabled) and I(state=drained), why; the scheduler shows it.
     type: str
     default: ""
 extends_documentation_fragment:
@@ -101,6 +103,15 @@ stale:
   returned: when O(state=stale)
   type: list
   elements: str
+servers:
+  description: For each host, the names of the servers that it has, or has something of to undo.
+  returned: when enabled, disabled, drained or absent
+  type: dict
+left:
+  description: A line for each host that has servers.
+  returned: when enabled, disabled, drained or absent
+  type: list
+  elements: str
 """
 
 from typing import Any
@@ -117,7 +128,11 @@ class ComputeNode(ControlPhase):
 
     name = "compute_node"
     argument_spec = {
-        "state": {"type": "str", "choices": ["present", "stale", "enabled", "disabled"], "default": "present"},
+        "state": {
+            "type": "str",
+            "choices": ["present", "stale", "enabled", "disabled", "drained", "absent"],
+            "default": "present",
+        },
         "names": {"type": "list", "elements": "str", "default": []},
         "hosts": {"type": "list", "elements": "dict", "default": [], "options": placement.REPORT_SPEC},
         "heartbeat_max_age": {"type": "float", "default": 300},
@@ -133,9 +148,16 @@ class ComputeNode(ControlPhase):
                 self._record(connection, host)
             return {}
         self.identity.require("admin")
-        for name in self.params["names"]:
-            self._enable(connection, name, self.params["state"] == "enabled")
-        return {}
+        names = self.params["names"]
+        for name in names:
+            if self.params["state"] == "absent":
+                if compute_nodes.remove(connection, name):
+                    self.effects.note("compute_node.record", name, before="recorded\n")
+            else:
+                self._enable(connection, name, self.params["state"] == "enabled")
+        servers = {name: compute_nodes.servers(connection, name) for name in names}
+        left = [f"{name} has {len(has)} servers: {', '.join(has)}" for name, has in servers.items() if has]
+        return {"servers": servers, "left": left}
 
     def _stale(self, connection: Connection) -> dict[str, Any]:
         limit = self.params["heartbeat_max_age"]

@@ -15,14 +15,17 @@ description:
   - With I(state=present) a request is checked as a whole before anything is written, then each server's record is made
     (or found) and the handle that the next phases take is returned.
   - With I(state=building) the task state is set and the events of the phases so far are written.
-  - With I(state=active) servers that every phase carried out become ACTIVE, and a notification is sent.
-  - With I(state=error) servers that were rolled back become ERROR with their fault.
+  - With I(state=active) servers that every phase carried out become ACTIVE, and a notification is sent. The others are
+    given up here, to be rolled back.
+  - With I(state=rolled_back) servers that were rolled back are ready for the next attempt on another host, or become
+    ERROR with the faults of all attempts.
+  - With I(state=recorded) ACTIVE servers are returned as they are recorded, to carry them through their host's phases again.
   - With I(state=deleting) servers are looked up by name or id and marked; with I(state=absent) their records are closed.
 options:
   state:
     description: What to do, see the description.
     type: str
-    choices: [present, building, active, error, deleting, absent]
+    choices: [present, recorded, building, active, rolled_back, deleting, absent]
     default: present
   requests:
     description:
@@ -31,7 +34,12 @@ options:
     elements: dict
     default: []
   names:
-    description: For I(state=deleting), names or ids of servers.
+    description: For I(state=deleting) and I(state=recorded), names or ids of servers.
+    type: list
+    elements: str
+    default: []
+  hosts:
+    description: For I(state=recorded), compute hosts, all of whose servers are meant.
     type: list
     elements: str
     default: []
@@ -40,6 +48,20 @@ options:
     type: list
     elements: dict
     default: []
+  earlier:
+    description: For I(state=active) and I(state=rolled_back), the handle that the attempt before returned; its other servers are passed on.
+    type: list
+    elements: dict
+    default: []
+  max_attempts:
+    description: For I(state=active), on how many hosts a server is tried before it ends in ERROR.
+    type: int
+    choices: [1, 2, 3]
+    default: 3
+  lease_timeout:
+    description: How many seconds to wait for servers that another run is at work on, before they are left to it.
+    type: float
+    default: 600
   task_state:
     description: For I(state=building), Nova's task state.
     type: str
@@ -82,17 +104,16 @@ instances:
   returned: always
   type: str
 to_undo:
-  description: For I(state=active), the servers that have to be rolled back.
-  returned: when active
-  type: list
-  elements: dict
+  description: The servers that have to be rolled back, or that an earlier run left to be.
+  returned: when present, active or deleting
+  type: str
 failures:
-  description: For I(state=active), how many those are.
-  returned: when active
+  description: How many those are.
+  returned: when present, active or deleting
   type: int
 undo_hosts:
-  description: For I(state=active), the hosts that they were placed on.
-  returned: when active
+  description: The hosts that they were placed on.
+  returned: when present, active or deleting
   type: list
   elements: str
 waiting:
@@ -100,6 +121,14 @@ waiting:
   returned: when active
   type: list
   elements: str
+retry:
+  description: The servers that are tried on another host.
+  returned: when rolled_back
+  type: str
+retrying:
+  description: How many those are.
+  returned: when rolled_back
+  type: int
 hosts:
   description: The hosts that the next phases go to.
   returned: always
@@ -116,21 +145,21 @@ missing:
   elements: str
 """
 
-import functools
 from typing import Any, Callable
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, notify
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty
+from ansible_collections.barestack.kvm.plugins.module_utils.control.leasing import LeasingPhase
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import pretty
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (
     compute_nodes,
     instances,
     ports,
+    residues,
     volumes,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.request import parse
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import parse_availability_zone
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Fault,
     Instance,
@@ -139,25 +168,28 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
     TaskState,
     VmState,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
 from sqlalchemy import Connection
 
 
-class InstanceRecord(ControlPhase):
+class InstanceRecord(LeasingPhase):
     """One method for each state."""
 
     name = "instance"
-    handles = ("instances", "to_undo")
+    handles = ("instances", "to_undo", "retry")
     argument_spec = {
         "state": {
             "type": "str",
-            "choices": ["present", "building", "active", "error", "deleting", "absent"],
+            "choices": ["present", "recorded", "building", "active", "rolled_back", "deleting", "absent"],
             "default": "present",
         },
         "requests": {"type": "list", "elements": "dict", "default": []},
         "names": {"type": "list", "elements": "str", "default": []},
+        "hosts": {"type": "list", "elements": "str", "default": []},
         "instances": {"type": "list", "elements": "dict", "default": []},
+        "earlier": {"type": "list", "elements": "dict", "default": []},
+        "max_attempts": {"type": "int", "choices": [1, 2, 3], "default": 3},
         "task_state": {
             "type": "str",
             "choices": [
@@ -180,25 +212,18 @@ class InstanceRecord(ControlPhase):
 
     def committed(self) -> dict[str, Any]:
         """Send what happened; a receiver that is down is a warning, the servers are what they are."""
-        if not self._notifications:
-            return {}
-        warnings = []
-        for target, send in (
-            (self.params["notification_file"], notify.append),
-            (self.params["notification_url"], notify.post),
-        ):
-            try:
-                if target:
-                    act = functools.partial(send, self._notifications, target)
-                    self.effects.apply("notification.send", target, act, after=f"{len(self._notifications)} events\n")
-            except BarestackError as error:
-                warnings.append(str(error))
+        super().committed()
+        targets = (self.params["notification_file"], notify.append), (self.params["notification_url"], notify.post)
+        warnings = notify.send(self.effects, self._notifications, targets)
         return {"warnings": warnings} if warnings else {}
 
     def _present(self, connection: Connection) -> dict[str, Any]:
         catalog = Catalog.load(self.params["catalog"])
         requested = parse(self.params["requests"], catalog, self.identity)
         rows = instances.in_project(connection, self.identity.project_id, [server.name for server in requested])
+        busy = self.lease(connection, rows.values())
+        if busy and self.patient:
+            return {"busy": [name for name, row in rows.items() if row.uuid in busy]}
         if any(parse_availability_zone(server.availability_zone)[1] for server in requested):
             self.identity.require("admin")  # as Nova's policy for zone:host
         lifecycle.check_existing(requested, rows)
@@ -211,58 +236,65 @@ class InstanceRecord(ControlPhase):
             instance = found.get(server.name)
             if instance is None:
                 instance = lifecycle.create(connection, catalog, self.identity, server, self._now)
+                self.lease(connection, [instance])
                 self.effects.note("instance.record", instance.name, after=pretty(server.to_record()))
+            elif instance.uuid in busy:
+                instance = self.left(instance)
             elif instance.vm_state == VmState.ERROR:
                 instance = lifecycle.retry(connection, catalog, self.identity, instance, server)
                 instances.save(connection, instance, self._now)
                 instances.start_action(connection, instance, "create", self.identity.user_id, self._now)
                 self.note_state(instance, VmState.ERROR, VmState.BUILDING)
+            elif instance.fault:
+                instance = instance.with_(fault=None)  # of an attempt that a killed run gave up: it stays in attempts
             handle.append(instance.with_(wait_for=server.wait_for))
-        return {"instances": to_wire(handle)}
+        left = residues.of(connection, [instance.uuid for instance in handle if instance.uuid not in busy])
+        return {"instances": to_wire(handle), **_to_undo(left)}
+
+    def _recorded(self, connection: Connection) -> dict[str, Any]:
+        self.identity.require("admin")
+        rows = instances.active(connection, self.params["hosts"], self.params["names"])
+        left = residues.on(connection, self.params["hosts"])
+        busy = self.lease(connection, {server.uuid: server for server in (*rows, *left)}.values())
+        if busy and self.patient:
+            return {"busy": sorted({server.name for server in (*rows, *left) if server.uuid in busy})}
+        handle = [self.left(i) if i.uuid in busy else i for i in instances.handles(connection, rows)]
+        return {"instances": to_wire(handle), **_to_undo([item for item in left if item.uuid not in busy])}
 
     def _building(self, connection: Connection) -> dict[str, Any]:
         handle = []
         for instance in self.handle(connection):
-            if instance.vm_state == VmState.BUILDING and not instance.fault:
-                instance = instance.with_(task_state=self.params["task_state"])
-                instances.save(connection, instance, self._now)
+            if not instance.fault:
+                instance = lifecycle.advance(connection, instance, self.params["task_state"], self._now)
                 instance = instances.write_events(connection, instance)
             handle.append(instance)
         return {"instances": to_wire(handle)}
 
     def _active(self, connection: Connection) -> dict[str, Any]:
-        handle = [self._finish(connection, instance) for instance in self.handle(connection)]
-        failed = [i for i in handle if i.fault and i.vm_state == VmState.ERROR]
-        undo = sorted({i.host for i in failed if i.host})
-        waiting = sorted({str(i.host) for i in handle if i.wait_for and not i.fault})
-        return {
-            "instances": to_wire(handle),
-            "failures": len(failed),
-            "to_undo": to_wire(failed),
-            "undo_hosts": undo,
-            "waiting": waiting,
-        }
+        handle, failed = [], []
+        for instance in self.handle(connection):
+            instance = self._finish(connection, instance)
+            if instance.fault and instance.vm_state == VmState.BUILDING and instance.task_state != TaskState.DELETING:
+                instance = lifecycle.give_up(connection, instance, self.params["max_attempts"], self._now)
+                failed.append(instance)
+            handle.append(instance)
+        self.release(connection, [instance for instance in handle if instance not in failed])
+        everyone = self._with_earlier(handle)
+        waiting = sorted({str(instance.host) for instance in everyone if instance.wait_for and not instance.fault})
+        return {"instances": to_wire(everyone), "waiting": waiting, **_to_undo(failed)}
 
     def _finish(self, connection: Connection, instance: Instance) -> Instance:
-        """By what the records say now: of two runs that boot the same server one may have been faster.
-
-        A server that is ACTIVE is never undone, whatever failed in this run. One that is to be undone is in ERROR
-        from here on, so that the other run does not call it ACTIVE.
-        """
+        """ACTIVE, if it runs. One that is ACTIVE already stays so, whatever failed in this run."""
         if instance.power_state != PowerState.RUNNING and not instance.fault:
             message = f"the guest is {instance.power_state}, not {PowerState.RUNNING}: not every phase was carried out"
             instance = instance.with_(fault=Fault(self.name, instance.host, message))
-        active = instance.vm_state == VmState.ACTIVE and instance.task_state != TaskState.DELETING
-        if instance.fault and not active:
-            if instance.vm_state == VmState.BUILDING:
-                instances.save(connection, instance.with_(vm_state=VmState.ERROR), self._now)
-            return instance.with_(vm_state=VmState.ERROR)
-        if active:
+        if instance.fault or instance.vm_state == VmState.ACTIVE:
             return instance
         before = f"{instance.vm_state}/{instance.task_state}"
         instance = instance.with_(
             vm_state=VmState.ACTIVE,
             task_state=None,
+            attempts=(),
             power_state=PowerState.RUNNING,
             launched_at=instance.launched_at or self._now,
         )
@@ -277,25 +309,32 @@ class InstanceRecord(ControlPhase):
         self._notifications.append(notify.cloud_event("instance.create.end", instance, self._now))
         return instance
 
-    def _error(self, connection: Connection) -> dict[str, Any]:
-        handle = []
-        for instance in self.handle(connection):
-            host, kept = instance.host, instance.host if instance.stuck else None
-            told = instance.vm_state == VmState.ERROR and instances.open_action(connection, instance) is None
-            instance = instance.with_(vm_state=VmState.ERROR, task_state=None, host=kept)
-            handle.append(instance.with_(events=()))
-            if told or not instances.save(connection, instance, self._now):
-                continue  # written down before, or another run deletes it and writes that down
-            instances.write_events(connection, instance)
-            instances.finish_action(connection, instance, self._now, "Error")
-            if host:
-                compute_nodes.count_build(connection, host, failed=True)
-            self.note_state(instance, VmState.BUILDING, f"{VmState.ERROR}: {instance.fault}")
-            self._notifications.append(notify.cloud_event("instance.create.error", instance, self._now))
-        return {"instances": to_wire(handle)}
+    def _rolled_back(self, connection: Connection) -> dict[str, Any]:
+        failed, retry, warnings = [], [], []
+        for given, instance in self.pairs(connection):
+            if given.stuck:
+                warnings.append(f"{given.host} has yet to undo what it made of {given.name}: {given.stuck.message}")
+            else:
+                residues.remove(connection, [given])
+            if not self.ends_here(given, instance):
+                continue
+            self._count_failure(connection, instance)
+            if instance.vm_state == VmState.BUILDING and not (given.stuck and instance.may_run):
+                warnings.extend(f"{instance.name} is tried on another host: {why}" for why in instance.attempts[-1:])
+                retry.append(self._again(connection, instance))
+            else:
+                failed.append(self._failed(connection, instance))
+        self.release(connection, failed)
+        return {
+            "instances": to_wire(self._with_earlier(failed)),
+            "retry": to_wire(retry),
+            "retrying": len(retry),
+            "warnings": warnings,
+        }
 
     def _deleting(self, connection: Connection) -> dict[str, Any]:
         rows, missing = lifecycle.resolve(connection, self.identity, self.params["names"])
+        busy = self.lease(connection, rows)
         handle = []
         for instance in instances.handles(connection, rows):
             if instance.task_state != TaskState.DELETING:
@@ -304,22 +343,68 @@ class InstanceRecord(ControlPhase):
                 instance = instance.with_(task_state=TaskState.DELETING)
                 instances.save(connection, instance, self._now)
                 self.note_state(instance, instance.vm_state, TaskState.DELETING)
-            handle.append(instance.with_(fault=None))
-        return {"instances": to_wire(handle), "missing": missing, "found": len(handle)}
+            stuck = self.left(instance).fault if instance.uuid in busy else None
+            handle.append(instance.with_(fault=None, stuck=stuck))
+        if busy and self.patient:
+            return {"busy": [instance.name for instance in handle if instance.uuid in busy]}
+        ours = {instance.uuid: instance.host for instance in handle if instance.uuid not in busy}
+        elsewhere = [left for left in residues.of(connection, list(ours)) if left.host != ours[left.uuid]]
+        return {"instances": to_wire(handle), "missing": missing, "found": len(handle), **_to_undo(elsewhere)}
 
     def _absent(self, connection: Connection) -> dict[str, Any]:
         handle = self.handle(connection)
         for instance in handle:
-            if instance.vm_state == VmState.DELETED:
-                continue  # by another run, meanwhile
             instances.write_events(connection, instance)
             if not instance.stuck:
+                residues.remove(connection, [instance])
                 instances.finish_action(connection, instance, self._now)
                 instances.delete(connection, instance.uuid, self._now)
                 self.effects.note("instance.record", instance.name, before=pretty({"uuid": instance.uuid}))
                 gone = instance.with_(vm_state=VmState.DELETED, task_state=None)
                 self._notifications.append(notify.cloud_event("instance.delete.end", gone, self._now))
+        self.release(connection, handle)
         return {"instances": to_wire(handle)}
+
+    def _again(self, connection: Connection, instance: Instance) -> Instance:
+        """Out of a failed attempt, into the next."""
+        before = f"{instance.vm_state}/{instance.task_state} on {instance.host}"
+        instances.write_events(connection, instance)
+        instance = lifecycle.again(connection, instance).with_(events=())
+        instances.save(connection, instance, self._now)
+        self.note_state(instance, before, f"{instance.vm_state}/{instance.task_state}")
+        return instance
+
+    def _failed(self, connection: Connection, instance: Instance) -> Instance:
+        """ERROR for good. One that is stuck keeps its host, which has to undo it first."""
+        before = instance.vm_state
+        instance = instance.with_(
+            vm_state=VmState.ERROR,
+            task_state=None,
+            host=instance.host if instance.stuck and instance.may_run else None,
+            fault=instance.fault or instance.stuck,
+        )
+        if instances.save(connection, instance, self._now):
+            instances.write_events(connection, instance)
+            instances.finish_action(connection, instance, self._now, "Error")
+            self.note_state(instance, before, f"{VmState.ERROR}: {instance.fault}")
+            self._notifications.append(notify.cloud_event("instance.create.error", instance, self._now))
+        return instance.with_(events=())
+
+    def _count_failure(self, connection: Connection, instance: Instance) -> None:
+        if instance.host:
+            compute_nodes.count_build(connection, instance.host, failed=True)
+
+    def _with_earlier(self, handle: list[Instance]) -> list[Instance]:
+        """This attempt's servers, and those that only earlier ones had to do with."""
+        now_here = {instance.uuid for instance in handle}
+        earlier = [from_wire(Instance, item) for item in self.params["earlier"]]
+        return [*(instance for instance in earlier if instance.uuid not in now_here), *handle]
+
+
+def _to_undo(failed: list[Instance]) -> dict[str, Any]:
+    """What a rollback takes: the handle, how many those are, and their hosts."""
+    hosts = sorted({instance.host for instance in failed if instance.host})
+    return {"to_undo": to_wire(failed), "failures": len(failed), "undo_hosts": hosts}
 
 
 PHASE = InstanceRecord

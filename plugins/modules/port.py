@@ -51,9 +51,12 @@ options:
     elements: str
     default: []
   state:
-    description: V(present) makes and binds the ports, V(absent) gives them back with their addresses.
+    description:
+      - V(present) makes and binds the ports, V(absent) gives them back with their addresses.
+      - V(rolled_back) takes the ports of servers that are tried on another host off their host, with their addresses, and gives
+        back those of servers that are not.
     type: str
-    choices: [present, absent]
+    choices: [present, rolled_back, absent]
     default: present
 extends_documentation_fragment:
   - barestack.kvm.control_phase
@@ -97,10 +100,10 @@ ports:
 
 from typing import Any
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control import networking
+from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, networking
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Fault,
@@ -131,11 +134,13 @@ class PortRecord(ControlPhase):
             },
         },
         "names": {"type": "list", "elements": "str", "default": []},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "state": {"type": "str", "choices": ["present", "rolled_back", "absent"], "default": "present"},
     }
 
     def work(self, connection: Connection) -> dict[str, Any]:
         """Dispatch by state."""
+        if self.params["state"] == "rolled_back":
+            return self._rolled_back(connection)
         self._catalog = Catalog.load(self.params["catalog"])
         act = getattr(self, f"_{self.params['state']}")
         handle = [act(connection, instance) for instance in self.handle(connection)]
@@ -162,9 +167,7 @@ class PortRecord(ControlPhase):
     def _present(self, connection: Connection, instance: Instance) -> Instance:
         if instance.fault:
             return instance
-        if instance.vm_state == VmState.BUILDING:
-            instance = instance.with_(task_state=TaskState.NETWORKING)
-            instances.save(connection, instance, now())
+        instance = lifecycle.advance(connection, instance, TaskState.NETWORKING, now())
         try:
             with connection.begin_nested():
                 made = networking.allocate(connection, instance)
@@ -174,6 +177,14 @@ class PortRecord(ControlPhase):
         for effect, target, what in made:
             self.effects.note(effect, target, after=pretty(what))
         return instance
+
+    def _rolled_back(self, connection: Connection) -> dict[str, Any]:
+        handle = self.given_up(connection)
+        for instance in handle:
+            keep = instance.vm_state == VmState.BUILDING
+            for effect, target in networking.deallocate(connection, instance, keep):
+                self.effects.note(effect, target, before=f"bound to {instance.host}\n")
+        return {"instances": to_wire(handle), "ports": []}
 
     def _absent(self, connection: Connection, instance: Instance) -> Instance:
         if instance.stuck:

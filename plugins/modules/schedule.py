@@ -22,9 +22,9 @@ options:
     elements: dict
     required: true
   state:
-    description: V(present) chooses and claims, V(absent) gives the claims back.
+    description: V(present) chooses and claims, V(absent) gives the claims back, V(rolled_back) those of servers that were rolled back.
     type: str
-    choices: [present, absent]
+    choices: [present, rolled_back, absent]
     default: present
   reports:
     description: What M(barestack.kvm.compute_node) was given in this run; only check mode needs it.
@@ -136,7 +136,7 @@ class Schedule(ControlPhase):
     name = "schedule"
     argument_spec = {
         "instances": {"type": "list", "elements": "dict", "required": True},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "state": {"type": "str", "choices": ["present", "rolled_back", "absent"], "default": "present"},
         "reports": {"type": "list", "elements": "dict", "default": [], "options": placement.REPORT_SPEC},
         "service_down_time": {"type": "float", "default": 600},
         "weight_multipliers": {"type": "dict", "default": {}},
@@ -144,15 +144,16 @@ class Schedule(ControlPhase):
 
     def work(self, connection: Connection) -> dict[str, Any]:
         """Dispatch by state."""
-        handle = self.handle(connection)
-        self._catalog = Catalog.load(self.params["catalog"])
-        if self.params["state"] == "absent":
-            return self._absent(connection, handle)
-        return self._present(connection, handle)
+        if self.params["state"] == "present":
+            self._catalog = Catalog.load(self.params["catalog"])
+            return self._present(connection, self.handle(connection))
+        if self.params["state"] == "rolled_back":
+            return self._absent(connection, self.given_up(connection))
+        return self._absent(connection, [i for i in self.handle(connection) if not i.stuck])
 
     def _absent(self, connection: Connection, handle: list[Instance]) -> dict[str, Any]:
         for instance in handle:
-            if not instance.stuck and compute_nodes.release(connection, instance.uuid):
+            if compute_nodes.release(connection, instance.uuid):
                 self.effects.note("allocation.claim", instance.name, before=f"on {instance.host}\n")
         return {"instances": to_wire(handle), "decisions": {}, "why": []}
 

@@ -23,7 +23,7 @@ options:
   state:
     description:
       - V(present) places the volumes.
-      - V(rolled_back) takes the volumes that go with a failed server off its host again; those that outlive it stay there,
+      - V(rolled_back) takes the volumes that a failed server brought itself off its host again; existing ones stay there,
         and the server is booted again where they lie.
       - V(absent) drops a deleted server's mappings, and those volumes that go with it.
     type: str
@@ -61,6 +61,7 @@ instances:
 
 from typing import Any
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle
 from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
@@ -85,6 +86,11 @@ class Volume(ControlPhase):
 
     def work(self, connection: Connection) -> dict[str, Any]:
         """Dispatch by state."""
+        if self.params["state"] == "rolled_back":
+            handle = self.given_up(connection)
+            for instance in handle:
+                volumes.roll_back(connection, instance)
+            return {"instances": to_wire(handle)}
         act = getattr(self, f"_{self.params['state']}")
         handle = [act(connection, instance) for instance in self.handle(connection)]
         attach = sorted({str(i.host) for i in handle if i.host and i.block_devices and not i.fault})
@@ -98,18 +104,12 @@ class Volume(ControlPhase):
             message = f"Server {instance.name} has no host: schedule it first"
             return instance.with_(fault=Fault(self.name, None, message, 409))
         state = TaskState.BLOCK_DEVICE_MAPPING if instance.block_devices else TaskState.SPAWNING
-        instance = instance.with_(task_state=state)
-        instances.save(connection, instance, now())
+        instance = lifecycle.advance(connection, instance, state, now())
         placed = [device.volume_id for device in instance.block_devices]
         if placed and volumes.place(connection, placed, host):
             names = ", ".join(device.volume_name for device in instance.block_devices)
             self.effects.note("volume.record", instance.name, after=f"{names} on {host}\n")
         return instances.write_events(connection, instance)
-
-    def _rolled_back(self, connection: Connection, instance: Instance) -> Instance:
-        if not instance.stuck:
-            volumes.roll_back(connection, instance)
-        return instance
 
     def _absent(self, connection: Connection, instance: Instance) -> Instance:
         if not instance.stuck and volumes.release(connection, instance):

@@ -5,14 +5,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.barestack.kvm.plugins.filter.handle import faults, merge, trouble, undone
+from ansible_collections.barestack.kvm.plugins.filter.handle import (
+    CONTROL,
+    NO_HOST,
+    control_if,
+    faults,
+    hosts_of,
+    latest,
+    merge,
+    trouble,
+    undone,
+)
 
 FAULT = {"phase": "disk", "host": "kvm01", "message": "full", "code": 500}
 
 
 def instance(name: str, **changes: Any) -> dict[str, Any]:
-    base = {"uuid": name, "name": name, "host": "kvm01", "fault": None, "stuck": None, "wait_for": None, "step": 0}
-    return {**base, **changes}
+    base = {"uuid": name, "name": name, "host": "kvm01", "fault": None, "stuck": None, "wait_for": None, "attempts": []}
+    return {**base, "step": 0, **changes}
 
 
 def test_each_instance_comes_from_its_hosts_last_phase() -> None:
@@ -72,4 +82,64 @@ def test_the_summary_names_failures_and_waits_that_did_not_end_well() -> None:
     }
     hostvars = {"localhost": control, "kvm01": {"wait": {"instances": [{**waiting, "fault": late}]}}}
     assert trouble({}) == []
-    assert trouble(hostvars) == ["bad failed in disk on kvm01: full", "w failed in wait on kvm01: no lease"]
+    assert trouble(hostvars) == ["w failed in wait on kvm01: no lease", "bad failed in disk on kvm01: full"]
+
+
+def test_what_an_earlier_attempt_registered_is_no_result_of_this_one() -> None:
+    """Plays are imported several times, and a host on which nothing ran this time keeps what it returned then."""
+    hostvars = {"kvm01": {"disk": {"instances": [instance("a", step=1)]}}}
+    now = instance("a", attempts=[{**FAULT, "host": "kvm02"}])
+    assert merge([now], hostvars, ["disk"]) == [{**now, "fault": {**FAULT, "message": "no answer"}}]
+    assert undone([now], hostvars, ["disk"]) == [{**now, "stuck": {**FAULT, "message": "no answer"}}]
+    hostvars["kvm01"]["disk"]["instances"] = [{**now, "step": 2}]
+    assert merge([now], hostvars, ["disk"]) == [{**now, "step": 2}]
+
+
+def test_a_control_result_names_the_hosts_until_another_answered_it() -> None:
+    control = {"finish": {"at": "2026-01-01T00:00:01", "undo_hosts": ["kvm01"], "failures": 1}}
+    hostvars = {CONTROL: control}
+    assert hosts_of(hostvars, "finish", "undo_hosts", "undone") == ["kvm01"]
+    assert control_if(hostvars, "finish", "failures", "undone") == CONTROL
+    assert hosts_of(hostvars, "finish", "waiting") == control_if(hostvars, "finish", "waiting") == NO_HOST
+    control["undone"] = {"at": "2026-01-01T00:00:02", "retrying": 1, "hosts": []}
+    assert hosts_of(hostvars, "finish", "undo_hosts", "undone") == NO_HOST
+    assert control_if(hostvars, "finish", "failures", "undone") == NO_HOST
+    assert control_if(hostvars, "undone", "retrying", "finish") == CONTROL
+    control["finish"] = {"at": "2026-01-01T00:00:03", "undo_hosts": ["kvm02"], "failures": 1}
+    assert hosts_of(hostvars, "finish", "undo_hosts", "undone") == ["kvm02"]
+    assert control_if(hostvars, "undone", "retrying", "finish") == NO_HOST
+
+
+def test_of_several_control_results_the_latest_counts() -> None:
+    control: dict[str, Any] = {
+        "instance": {"at": "2026-01-01T00:00:01", "undo_hosts": ["kvm01"], "to_undo": "of earlier runs"},
+        "deleting": {"skipped": True},
+        "finish": {"failed": True, "msg": "no answer"},
+    }
+    names = ["instance", "deleting", "finish"]
+    assert hosts_of({CONTROL: control}, names, "undo_hosts", "undone") == ["kvm01"]
+    control["finish"] = {"at": "2026-01-01T00:00:05", "undo_hosts": ["kvm02"], "to_undo": "of this run"}
+    assert hosts_of({CONTROL: control}, names, "undo_hosts", "undone") == ["kvm02"]
+    assert latest({CONTROL: control}, names, "to_undo") == "of this run"
+
+
+def test_while_ansible_checks_the_syntax_no_host_is_named() -> None:
+    assert hosts_of({}, "finish") == hosts_of({}, ["instance", "finish"], "undo_hosts", "undone") == NO_HOST
+    assert control_if({}, "finish", "failures") == NO_HOST
+
+
+def test_the_summary_takes_what_the_rollback_made_of_a_server() -> None:
+    """A server that no host is left for fails without a host, and its rollback has all the attempts' faults."""
+    nowhere = {
+        "phase": "schedule",
+        "host": None,
+        "message": "no host (all attempts: 1. disk on kvm01: full)",
+        "code": 500,
+    }
+    control = {
+        "finish": {"instances": [instance("a", host=None, fault=FAULT)]},
+        "undone": {"instances": [instance("a", host=None, fault=nowhere)]},
+    }
+    assert trouble({CONTROL: control}) == [
+        "a failed in schedule on the control host: no host (all attempts: 1. disk on kvm01: full)"
+    ]

@@ -14,7 +14,7 @@ import datetime
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Mapping, Protocol
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
@@ -48,13 +48,14 @@ _REHEARSAL_KEY = base64.urlsafe_b64encode(bytes(32))
 
 @dataclass(frozen=True)
 class Identity:
-    """Who asks, in which project. ``roles`` holds the implied ones too."""
+    """Who asks, in which project. ``roles`` holds the implied ones too; ``audit_id`` is the token's: one a run."""
 
     user_id: str
     user_name: str
     project_id: str
     project_name: str
     roles: tuple[str, ...]
+    audit_id: str
 
     def require(self, role: str) -> None:
         """Forbidden unless the identity has the role: admin implies member, member implies reader."""
@@ -77,7 +78,6 @@ class Token:
     identity: Identity
     issued_at: str
     expires_at: str
-    audit_id: str
 
 
 class Provider(Protocol):
@@ -116,10 +116,10 @@ class LocalProvider:
     def authenticate(self, credentials: Mapping[str, str], lifetime: int) -> Token:
         """As :meth:`Provider.authenticate`."""
         user = self._verified_user(credentials)
-        identity = self._scoped(user, self._wanted_project(user, credentials))
+        audit_id = base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode()
+        identity = self._scoped(user, self._wanted_project(user, credentials), audit_id)
         self._prepare_keys()
         issued_at, expires_at = _iso(self._now), _iso(self._now + lifetime)
-        audit_id = base64.urlsafe_b64encode(os.urandom(16)).rstrip(b"=").decode()
         payload = {
             **{key: getattr(identity, key) for key in ("user_id", "user_name", "project_id", "project_name")},
             "roles": list(identity.roles),
@@ -128,7 +128,7 @@ class LocalProvider:
             "audit_id": audit_id,
         }
         secret = self._sealed(payload, credentials["password"])
-        return Token(secret, identity, issued_at, expires_at, audit_id)
+        return Token(secret, identity, issued_at, expires_at)
 
     def validate(self, token: str) -> Identity:
         """As :meth:`Provider.validate`; the catalogue's users are asked again."""
@@ -140,9 +140,8 @@ class LocalProvider:
         if user is None or not user.enabled or project is None:
             what = f"project {payload['project_name']}" if user and user.enabled else f"user {payload['user_name']}"
             raise Unauthorized(f"The token is no longer valid: {what} does not exist or is disabled. (HTTP 401)")
-        identity = self._scoped(user, project)
-        roles = tuple(role for role in identity.roles if role in payload["roles"])
-        return Identity(user.id, user.name, project.id, project.name, roles)
+        identity = self._scoped(user, project, payload["audit_id"])
+        return replace(identity, roles=tuple(role for role in identity.roles if role in payload["roles"]))
 
     def _verified_user(self, credentials: Mapping[str, str]) -> User:
         password = needed(credentials, "password", "password")
@@ -161,14 +160,15 @@ class LocalProvider:
                 return project
         raise Unauthorized(f"User {user.name} has no access to project {wanted}. (HTTP 401)")
 
-    def _scoped(self, user: User, project: Project) -> Identity:
+    def _scoped(self, user: User, project: Project, audit_id: str) -> Identity:
         """The identity; Unauthorized without a role in the project, as Keystone answers."""
         highest = max((ROLES.index(role) for role in user.roles.get(project.id, ())), default=-1)
         if highest < 0:
             raise Unauthorized(f"User {user.name} has no access to project {project.name}. (HTTP 401)")
         if not project.enabled:
             raise Unauthorized(f"Project {project.name} is disabled. (HTTP 401)")
-        return Identity(user.id, user.name, project.id, project.name, tuple(reversed(ROLES[: highest + 1])))
+        roles = tuple(reversed(ROLES[: highest + 1]))
+        return Identity(user.id, user.name, project.id, project.name, roles, audit_id)
 
     def _prepare_keys(self) -> None:
         directory = self._keys.directory

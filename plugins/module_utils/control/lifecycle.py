@@ -10,7 +10,7 @@ from typing import Any, Mapping, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports, residues, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.control.request import (
     Requested,
     default_hostname,
@@ -31,6 +31,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
 )
 from sqlalchemy import Connection
 
+HTTP_BAD_REQUEST = 400
 _LONGEST = 255
 """Characters that a name may have."""
 _STEM = _LONGEST - len("-blank-vol")
@@ -157,29 +158,19 @@ def _nic(
 
 
 def reported(recorded: Instance, given: Instance) -> Instance:
-    """The server as recorded, with that of a handle which only its host knows: what the phases there made and found.
-
-    Where the records hold no host, or none any more, the handle says where this run is at work; so it does for the
-    ports and volumes of a server that another run deleted or gave up, which this run has to take off its host again.
-    The fault of a server in ERROR is the one that is written down: later ones only follow from it.
-    """
-    lost = recorded.task_state == TaskState.DELETING or recorded.vm_state in (VmState.DELETED, VmState.ERROR)
-    ports = recorded.ports or (given.ports if lost else ())
-    devices = recorded.block_devices or (given.block_devices if lost else ())
-    first = recorded.fault if recorded.vm_state == VmState.ERROR else None
+    """The server as recorded, with that of a handle which only its host knows: what the phases there made and found."""
     statuses = {port.id: port.status for port in given.ports}
     connections = {device.id: device.connection_info for device in given.block_devices}
     return recorded.with_(
-        host=recorded.host or given.host,
-        ports=tuple(dataclasses.replace(port, status=statuses.get(port.id, port.status)) for port in ports),
+        ports=tuple(dataclasses.replace(port, status=statuses.get(port.id, port.status)) for port in recorded.ports),
         block_devices=tuple(
             dataclasses.replace(device, connection_info=connections.get(device.id) or device.connection_info)
-            for device in devices
+            for device in recorded.block_devices
         ),
         power_state=given.power_state,
         disks=given.disks,
         wait_for=given.wait_for,
-        fault=given.fault and (first or given.fault),
+        fault=given.fault,
         stuck=given.stuck,
         events=given.events,
     )
@@ -191,7 +182,7 @@ def retry(
     """A server that ended in ERROR, on its way again.
 
     Where nothing of it is left on a host it is made from what the catalogue says now: what was wrong there may have
-    been why it failed.
+    been why it failed. Else its host may still run it, as its task state says.
     """
     if instance.host is None:
         instance = instance.with_(**_from_catalog(connection, catalog, identity, server))
@@ -199,10 +190,60 @@ def retry(
     return instance.with_(
         availability_zone=instance.availability_zone if instance.host else server.availability_zone,
         vm_state=VmState.BUILDING,
-        task_state=TaskState.SCHEDULING,
+        task_state=TaskState.SPAWNING if instance.host else TaskState.SCHEDULING,
         power_state=PowerState.NOSTATE,
         fault=None,
+        attempts=(),
     )
+
+
+def again(connection: Connection, instance: Instance) -> Instance:
+    """A server whose attempt was undone, ready for the next one: on no host, and with the zone that was asked for."""
+    return instance.with_(
+        availability_zone=instances.request(connection, instance.uuid).get("availability_zone"),
+        task_state=TaskState.SCHEDULING,
+        power_state=PowerState.NOSTATE,
+        host=None,
+        disks=(),
+        fault=None,
+        stuck=None,
+    )
+
+
+_ORDER = (TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING)
+
+
+def advance(connection: Connection, instance: Instance, task_state: str, now: str) -> Instance:
+    """A server that is being built, in this task state: written down unless it is further already.
+
+    It never goes back on one host: what an earlier, killed run may have made there is still there.
+    """
+    further = instance.task_state in _ORDER and _ORDER.index(instance.task_state) >= _ORDER.index(task_state)
+    if instance.vm_state != VmState.BUILDING or further:
+        return instance
+    instance = instance.with_(task_state=task_state)
+    instances.save(connection, instance, now)
+    return instance
+
+
+def give_up(connection: Connection, instance: Instance, max_attempts: int, now: str) -> Instance:
+    """A server whose attempt failed: what its host has to undo is written down, and whether it is tried elsewhere.
+
+    ``instance.vm_state`` is BUILDING where it is, else ERROR. As in nova.conductor, a request that cannot be right
+    anywhere (a fault of code 400, or one that no host had a part in) is not tried again.
+    """
+    fault = instance.fault
+    if fault is None:
+        return instance
+    attempts = (*instance.attempts, fault) if fault.host else instance.attempts
+    final = not fault.host or fault.code == HTTP_BAD_REQUEST or len(attempts) >= max_attempts
+    if len(attempts) > 1 or (attempts and not fault.host):
+        told = "; ".join(f"{number}. {item}" for number, item in enumerate(attempts, 1))
+        fault = dataclasses.replace(fault, message=f"{fault.message} (all attempts: {told})")
+    instance = instance.with_(vm_state=VmState.ERROR if final else VmState.BUILDING, attempts=attempts, fault=fault)
+    instances.save(connection, instance, now)
+    residues.write(connection, [instance])
+    return instance
 
 
 def _from_catalog(connection: Connection, catalog: Catalog, identity: Identity, server: Requested) -> dict[str, Any]:

@@ -62,10 +62,13 @@ def refresh_groups(connection: Connection, catalog: Catalog, instance: Instance)
     return changed
 
 
-def deallocate(connection: Connection, instance: Instance) -> list[tuple[str, str]]:
-    """Give the server's ports back, and a network's DHCP port with the last port on the host. Returns the effects."""
+def deallocate(connection: Connection, instance: Instance, keep: bool = False) -> list[tuple[str, str]]:
+    """Give the server's ports back, and a network's DHCP port with the last port on the host. Returns the effects.
+
+    With ``keep`` the ports are only taken off their host, for a server that is tried elsewhere.
+    """
     undone = []
-    for network_id, host in ports.release(connection, instance.uuid):
+    for network_id, host in (ports.unbind if keep else ports.release)(connection, instance.uuid):
         undone.append(("port.record", instance.name))
         if ports.release_dhcp(connection, network_id, host):
             undone.append(("dhcp_port.record", network_id))

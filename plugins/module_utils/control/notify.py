@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
 import urllib.request
 import uuid
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
+from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
 
@@ -41,6 +43,21 @@ def cloud_event(kind: str, instance: Instance, time: str) -> dict[str, Any]:
             "fault": str(instance.fault) if instance.fault else None,
         },
     }
+
+
+def send(
+    effects: Effects, events: Sequence[dict[str, Any]], targets: Iterable[tuple[str, Callable[..., None]]]
+) -> list[str]:
+    """Send the events to each target, a path or address with its sender. Returns what went wrong."""
+    warnings = []
+    for target, sender in targets:
+        try:
+            if target and events:
+                act = functools.partial(sender, events, target)
+                effects.apply("notification.send", target, act, after=f"{len(events)} events\n")
+        except BarestackError as error:
+            warnings.append(str(error))
+    return warnings
 
 
 def append(events: Sequence[dict[str, Any]], path: str) -> None:

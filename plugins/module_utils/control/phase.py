@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Mapping, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records, instances
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records, instances, leases
 from ansible_collections.barestack.kvm.plugins.module_utils.control.session import CONTROL_SPEC, identify
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Forbidden, InvalidRequest, NotFound
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance, TaskState, VmState
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire
-from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, phase_name
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
+from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, now, phase_name
 from sqlalchemy import Connection
 
 
@@ -32,6 +32,7 @@ class ControlPhase(Phase):
     def __init__(self, params: Any, effects: Effects) -> None:
         super().__init__(params, effects)
         self.identity: Identity
+        self._lost: list[Instance] = []
 
     def run(self) -> dict[str, Any]:
         """Validate, work, and after the commit :meth:`committed`."""
@@ -41,8 +42,11 @@ class ControlPhase(Phase):
 
     def _attempt(self, connection: Connection) -> dict[str, Any]:
         self.effects.forget()
+        self._lost = []
         result = self.work(connection)
-        return {**result, "hosts": _hosts(result.get("instances", []))}
+        if "instances" in result:
+            result["instances"] = [*result["instances"], *to_wire(self._lost)]
+        return {**result, "hosts": _hosts(result.get("instances", [])), "at": now()}
 
     def work(self, connection: Connection) -> dict[str, Any]:
         """The phase's work; may be called again when the transaction is retried."""
@@ -53,11 +57,15 @@ class ControlPhase(Phase):
         return {}
 
     def handle(self, connection: Connection) -> list[Instance]:
-        """The ``instances`` option as a handle of servers that this user may touch.
+        """The ``instances`` option as a handle: as the records have the servers now, with what their hosts reported."""
+        return [instance for _given, instance in self.pairs(connection)]
 
-        They are as the records have them now, whichever run wrote that, with what their hosts reported. One that
-        another run deletes or gives up meanwhile gets a fault. In check mode they are as the option has them, and the
-        rows that earlier phases rolled back are put into this transaction first.
+    def pairs(self, connection: Connection) -> list[tuple[Instance, Instance]]:
+        """The ``instances`` option's servers, each as it came and as :meth:`handle` has it.
+
+        Only what this user may touch and this run has the lease of: a server that another run took over gets a fault,
+        and its records are not this run's to change. In check mode they are as the option has them, and the rows that
+        earlier phases rolled back are put into this transaction first.
         """
         given = self._given()
         known = instances.known(connection, [instance.uuid for instance in given])
@@ -68,8 +76,14 @@ class ControlPhase(Phase):
                 raise NotFound(f"Server {instance.name} ({instance.uuid}) is not in the records.")
         if self.check_mode:
             instances.restore(connection, given)
-            return given
-        return [self._unless_superseded(lifecycle.reported(known[i.uuid], i), i) for i in given]
+            return [(instance, instance) for instance in given]
+        held = leases.held(connection, known, self.identity.audit_id)
+        self._lost = [self._taken_over(instance) for instance in given if instance.uuid not in held]
+        return [
+            (instance, self._unless_ended(lifecycle.reported(known[instance.uuid], instance), instance, known))
+            for instance in given
+            if instance.uuid in held
+        ]
 
     def _given(self) -> list[Instance]:
         try:
@@ -77,17 +91,46 @@ class ControlPhase(Phase):
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"instances: this is no handle of an earlier phase: {error}") from None
 
-    def _unless_superseded(self, instance: Instance, given: Instance) -> Instance:
-        """Nova's UnexpectedDeletingTaskStateError: a build has to notice what was done to its server under it."""
+    def _taken_over(self, instance: Instance) -> Instance:
+        """Another run's server: its lease expired while this run could not renew it, or was never this run's."""
+        message = "this run has no lease of the server, another run took it over: its records were left alone"
+        return (
+            instance
+            if instance.stuck
+            else instance.with_(fault=instance.fault or Fault(phase_name(type(self)), None, message, 409))
+        )
+
+    def _unless_ended(self, instance: Instance, given: Instance, known: Mapping[str, Instance]) -> Instance:
+        """Nova's UnexpectedDeletingTaskStateError: a build has to notice that its server is to be deleted.
+
+        And one that was given up with something left on its host is not built until that is undone.
+        """
         if given.fault or given.task_state == TaskState.DELETING:
             return instance
-        if instance.vm_state == VmState.DELETED or instance.task_state == TaskState.DELETING:
-            message = "the server was deleted by another run meanwhile; what this run made of it is removed"
-        elif instance.vm_state == VmState.ERROR:
-            message = "another run that booted this server failed and removes it; run again"
-        else:
-            return instance
-        return instance.with_(fault=Fault(phase_name(type(self)), None, message, 409))
+        if instance.task_state == TaskState.DELETING:
+            message = "another run is to delete the server, and removes it now"
+            return instance.with_(fault=Fault(phase_name(type(self)), None, message, 409))
+        if instance.vm_state == VmState.ERROR and given.vm_state != VmState.ERROR:
+            return instance.with_(fault=known[instance.uuid].fault)
+        return instance
+
+    def given_up(self, connection: Connection) -> list[Instance]:
+        """Of a rollback's handle the servers whose placement ends with it, for the phases that take it back.
+
+        Not those that something is left of on a host which may still run them, nor what an earlier attempt left on
+        another host than the server's present one.
+        """
+        return [
+            instance
+            for given, instance in self.pairs(connection)
+            if self.ends_here(given, instance) and not (given.stuck and instance.may_run)
+        ]
+
+    @staticmethod
+    def ends_here(given: Instance, instance: Instance) -> bool:
+        """Whether a rollback's server was undone on the very host where the records have it being built."""
+        building = instance.vm_state in (VmState.BUILDING, VmState.ERROR)
+        return building and given.host == instance.host and instance.task_state != TaskState.DELETING
 
     def note_state(self, instance: Instance, before: str, after: str) -> None:
         """A change of state, as the diff shows it."""

@@ -10,7 +10,7 @@ import math
 from typing import Any, Mapping, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes, residues, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import request
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import (
     DISK_GB,
@@ -154,10 +154,15 @@ def request_spec(connection: Connection, instance: Instance) -> RequestSpec:
     lie on the instances' file system here, so they count as disk.
     """
     spec = request.request_spec(instance)
+    left = {
+        str(item.host): "it has yet to undo what an earlier attempt left there"
+        for item in residues.of(connection, [instance.uuid])
+    }
     existing = [device.volume_id for device in instance.block_devices]
     blank = sum(device.size for device in instance.block_devices if device.source_type == "blank")
     return dataclasses.replace(
         spec,
+        tried={**left, **spec.tried},
         volume_hosts=tuple(sorted(volumes.hosts(connection, existing))) if existing else (),
         resources={**spec.resources, DISK_GB: spec.resources.get(DISK_GB, 0) + blank},
     )

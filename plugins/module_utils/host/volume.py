@@ -28,7 +28,13 @@ from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Pa
 from ansible_collections.barestack.kvm.plugins.module_utils.host.system import run
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, InvalidRequest
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import BlockDevice, Disk, Instance, VmState
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
+    BlockDevice,
+    Disk,
+    Instance,
+    TaskState,
+    VmState,
+)
 
 VOLUME_TYPE = "directory"
 VOLUME_FORMAT = "qcow2"
@@ -82,9 +88,14 @@ class Volumes:
         build_once(path, lambda part: _write(part, size))
 
     def detach(self, instance: Instance) -> None:
-        """Delete the files of the volumes that go with the server; the others stay as they are."""
+        """Delete the files of the volumes that go with the server; the others stay as they are.
+
+        So do those that a server brings itself which never was ACTIVE and is not deleted: it is tried elsewhere.
+        """
+        undone = instance.launched_at is None and instance.task_state != TaskState.DELETING
         for device in instance.block_devices:
-            if device.volume_type == VOLUME_TYPE and device.delete_on_termination:
+            goes = device.delete_on_termination or (undone and device.source_type == "blank")
+            if device.volume_type == VOLUME_TYPE and goes:
                 path = self._paths.volume(require_uuid("volume", device.volume_id))
                 if os.path.lexists(path) or os.path.lexists(part_of(path)):
                     self._effects.apply("volume.disk", path, functools.partial(_delete, path), before=VOLUME_FORMAT)

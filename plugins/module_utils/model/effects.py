@@ -36,6 +36,7 @@ EFFECTS: Dict[str, str] = {
     "network.bridge": "the bridge brq<id> with its MTU and forwarding",
     "network.gateway": "the gateway's addresses on the bridge",
     "network.masquerade": "the masquerade rule of a local network",
+    "network.uplink": "the physical interface in a flat network's bridge, with the host itself closed to it",
     # dhcp
     "dhcp.namespace": "the namespace qdhcp-<id>",
     "dhcp.interface": "the veth pair between bridge and namespace, with the DHCP port's addresses",
@@ -59,6 +60,9 @@ EFFECTS: Dict[str, str] = {
     "domain.console_log": "the console's log file",
     "vif.plug": "the tap of a guest that runs, put back into its bridge",
     "vif.resume": "the guest resumed once its ports are wired",
+    # the audit's repair, beside the undos of all these
+    "leftover.part": "a temporary file that a killed run left",
+    "leftover.tap": "a tap that no guest has",
 }
 
 

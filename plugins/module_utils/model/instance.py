@@ -122,7 +122,10 @@ class DhcpPort:
 
 @dataclass(frozen=True)
 class Network:
-    """Neutron's network with its subnets. ``network_type`` ``local``: a bridge of the host with a gateway on it."""
+    """Neutron's network with its subnets.
+
+    ``network_type`` ``local``: a bridge of the host with a gateway on it; ``flat``: the wire ``physical_network``.
+    """
 
     id: str
     name: str
@@ -132,6 +135,8 @@ class Network:
     subnets: Tuple[Subnet, ...]
     dhcp_port: Optional[DhcpPort] = None
     """Filled by the port phase for the host that the instance is placed on."""
+    physical_network: str = ""
+    """Of a flat network: the wire, which each host's ``physical_interface_mappings`` leads to an interface."""
 
     @property
     def bridge(self) -> str:
@@ -319,8 +324,22 @@ class Instance:
     fault: Optional[Fault] = None
     stuck: Optional[Fault] = None
     """An undo that failed: what is left of this instance on its host. Later undos leave it alone."""
+    attempts: Tuple[Fault, ...] = ()
+    """Why each host that was tried for this boot was given up."""
     events: Tuple[Event, ...] = ()
     """What phases did in this run and the records do not hold yet."""
+
+    @property
+    def may_run(self) -> bool:
+        """Whether its host may have a domain of it: then no other host may, until that one undid it.
+
+        A task state never goes back on one host, so that this holds for what earlier, killed runs did there, too.
+        """
+        return bool(self.host) and self.task_state not in (
+            TaskState.SCHEDULING,
+            TaskState.NETWORKING,
+            TaskState.BLOCK_DEVICE_MAPPING,
+        )
 
     @property
     def domain_name(self) -> str:

@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import re
+import select
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,37 +21,173 @@ import pytest
 from sqlalchemy import create_engine, text
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The URL of a private server without its database's name; it listens on a socket in its own directory only."""
-    programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
-    directory = Path(tempfile.mkdtemp(prefix="barestack-pg-"))
-    shutil.chown(directory, "postgres")
+class Server:
+    """A private PostgreSQL server; it listens on a socket in its own directory only."""
 
-    def as_postgres(*command: str) -> None:
+    def __init__(self) -> None:
+        self._programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
+        self.directory = Path(tempfile.mkdtemp(prefix="barestack-pg-"))
+        shutil.chown(self.directory, "postgres")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [f"{self._programs}/{program}", "-D", f"{self.directory}/data", *arguments]
         subprocess.run(["runuser", "-u", "postgres", "--", *command], check=True, capture_output=True, cwd="/")
 
+    def make(self) -> None:
+        """Its files. The first superuser may connect without a password."""
+        self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        options = f"-k {self.directory} -c listen_addresses='' -c fsync=off"
+        self._run("pg_ctl", "-w", "-l", f"{self.directory}/log", "-o", options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """``fast`` tells the clients, ``immediate`` is a crash."""
+        if (self.directory / "data" / "postmaster.pid").exists():
+            self._run("pg_ctl", "-m", mode, "stop")
+
+    def url(self, name: str, directory: Path | None = None) -> str:
+        """records_url of one of its databases, through a socket in this directory."""
+        return f"postgresql+psycopg://postgres@/{name}?host={directory or self.directory}"
+
+    def database(self) -> str:
+        """The name of a new database."""
+        name = f"records_{uuid.uuid4().hex}"
+        engine = create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return name
+
+    def remove(self) -> None:
+        """All of it."""
+        self.stop()
+        shutil.rmtree(self.directory)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server that the tests share: it runs all the time."""
+    server = Server()
     try:
-        as_postgres(f"{programs}/initdb", "-D", f"{directory}/data", "-A", "trust", "-U", "postgres", "--no-sync")
-        options = f"-k {directory} -c listen_addresses='' -c fsync=off"
-        as_postgres(
-            f"{programs}/pg_ctl", "-D", f"{directory}/data", "-w", "-l", f"{directory}/log", "-o", options, "start"
-        )
-        yield f"postgresql+psycopg://postgres@/{{}}?host={directory}"
+        server.make()
+        server.start()
+        yield server
     finally:
-        if (directory / "data" / "postmaster.pid").exists():
-            as_postgres(f"{programs}/pg_ctl", "-D", f"{directory}/data", "-m", "immediate", "stop")
-        shutil.rmtree(directory)
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgresql(server: Server) -> str:
+    """The shared server's URL without its database's name."""
+    return server.url("{}")
+
+
+@pytest.fixture(scope="module")
+def _unsteady() -> Iterator[Server]:
+    server = Server()
+    try:
+        server.make()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def unsteady_server(_unsteady: Server) -> Server:
+    """A server that a test may stop; running at its beginning."""
+    _unsteady.stop()
+    _unsteady.start()
+    return _unsteady
+
+
+class Proxy:
+    """A socket before a PostgreSQL server's, that loses a message of the next transaction that writes.
+
+    ``lose``: ``commit``, the client's COMMIT and with it the connection; ``commit, unnoticed``, so that the server
+    does not notice that its client is gone; ``answer``, what the server says to a COMMIT that it carried out.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.directory = Path(tempfile.mkdtemp(prefix="barestack-proxy-"))
+        self.lose: str | None = None
+        self.lost = 0
+        self._kept: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.directory / ".s.PGSQL.5432"))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, name: str) -> str:
+        """records_url through this proxy."""
+        return self._server.url(name, self.directory)
+
+    def close(self) -> None:
+        """No more connections; those that the server took for living ones end."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._kept:
+            connection.close()
+        shutil.rmtree(self.directory)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                upstream = socket.socket(socket.AF_UNIX)
+                upstream.connect(str(self._server.directory / ".s.PGSQL.5432"))
+                threading.Thread(target=self._serve, args=(client, upstream), daemon=True).start()
+
+    def _serve(self, client: socket.socket, upstream: socket.socket) -> None:
+        """One connection: a request and its answers by turns, as psycopg speaks."""
+        writes = False
+        with contextlib.suppress(OSError):
+            while True:
+                ready, _, _ = select.select([client, upstream], [], [])
+                for source, sink in ((client, upstream), (upstream, client)):
+                    if source in ready:
+                        data = source.recv(1 << 16)
+                        if not data:
+                            client.close()
+                            upstream.close()
+                            return
+                        writes = writes or (source is client and bool(_WRITE.search(data)))
+                        if source is client and writes and b"COMMIT" in data and self.lose:
+                            self._lose(data, client, upstream)
+                            return
+                        sink.sendall(data)
+
+    def _lose(self, data: bytes, client: socket.socket, upstream: socket.socket) -> None:
+        what, self.lose = self.lose, None
+        if what == "answer":
+            upstream.sendall(data)
+            while b"COMMIT" not in upstream.recv(1 << 16):
+                pass
+        if what == "commit, unnoticed":
+            self._kept.append(upstream)
+        else:
+            upstream.close()
+        self.lost += 1
+        client.close()
+
+
+_WRITE = re.compile(rb"INSERT INTO|UPDATE |DELETE FROM")
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """Before the shared server."""
+    proxy = Proxy(server)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def records_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Records that are not there yet, of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/records.db"
-    server: str = request.getfixturevalue("postgresql")
-    name = f"records_{uuid.uuid4().hex}"
-    engine = create_engine(server.format("postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return server.format(name)
+    server: Server = request.getfixturevalue("server")
+    return server.url(server.database())

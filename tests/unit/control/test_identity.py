@@ -269,8 +269,8 @@ def test_implied_roles(user: str, roles: tuple[str, ...], catalog: Catalog, keys
 
 
 def test_whose_servers() -> None:
-    member = Identity("u", "u", "mine", "mine", ("member", "reader"))
-    admin = Identity("u", "u", "mine", "mine", ("admin", "member", "reader"))
+    member = Identity("u", "u", "mine", "mine", ("member", "reader"), "audit")
+    admin = Identity("u", "u", "mine", "mine", ("admin", "member", "reader"), "audit")
     assert member.may_touch("mine")
     assert not member.may_touch("theirs")
     assert admin.may_touch("theirs")

@@ -645,7 +645,7 @@ def catalog() -> Catalog:
 @pytest.fixture(scope="module")
 def alice(catalog: Catalog) -> Identity:
     user, project = catalog.user("alice"), catalog.project("demo")
-    return Identity(user.id, user.name, project.id, project.name, ("member", "reader"))
+    return Identity(user.id, user.name, project.id, project.name, ("member", "reader"), "audit")
 
 
 @pytest.mark.parametrize(

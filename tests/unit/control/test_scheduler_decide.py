@@ -136,6 +136,21 @@ def test_ignored_hosts_are_out_whatever_their_case():
     assert decision.removed == (("KVM01", "IgnoreHosts", "the request excludes it"),)
 
 
+def test_a_host_that_was_tried_is_out_and_says_why_it_failed():
+    decision = one([host("kvm01"), host("kvm02"), host("kvm03")], spec(tried={"kvm01": "disk on kvm01: no space left"}))
+    assert decision.host in ("kvm02", "kvm03")
+    assert decision.removed == (("kvm01", "Retry", "disk on kvm01: no space left"),)
+    nowhere = one([host("kvm01")], spec(tried={"kvm01": "disk on kvm01: no space left"}))
+    assert (nowhere.host, nowhere.explain) == (
+        None,
+        "No valid host was found: 1 host entered; Retry removed kvm01 (disk on kvm01: no space left)",
+    )
+
+
+def test_a_host_that_was_tried_is_not_forced_again():
+    assert one([host("a"), host("b")], spec(forced_host="a", tried={"a": "it failed"})).host is None
+
+
 def test_a_forced_host_skips_the_schedulers_filters_but_not_capacity():
     hosts = [host("kvm01"), host("kvm02", up=False), host("kvm03")]
     extra_specs = {"capabilities:unheard_of": "1"}

@@ -19,7 +19,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.re
     resources,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
-from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Flavor, Image, Instance
 
 FLAVOR = Flavor("1", "m1.small", vcpus=2, ram=2048, disk=20)
 IMAGE = Image("i", "debian", "/i", "sha256:0", "qcow2")
@@ -328,9 +328,12 @@ def test_a_zone_that_cannot_be_read(text):
 def test_request_spec_of_an_instance():
     hints = {"group": "g", "_nova_check_type": ["rebuild"]}
     instance = Instance(
-        1, "u", "web", "web", "p", "w", FLAVOR, IMAGE, "", availability_zone="az1:kvm02", scheduler_hints=hints
+        *(1, "u", "web", "web", "p", "w", FLAVOR, IMAGE, ""),
+        availability_zone="az1:kvm02",
+        scheduler_hints=hints,
+        attempts=(Fault("disk", "kvm01", "no space left"), Fault("domain", "kvm03", "libvirt is gone")),
     )
-    assert request_spec(instance, ignore_hosts=["kvm01"]) == RequestSpec(
+    assert request_spec(instance) == RequestSpec(
         instance_uuid="u",
         flavor=FLAVOR,
         image=IMAGE,
@@ -338,6 +341,6 @@ def test_request_spec_of_an_instance():
         availability_zone="az1",
         scheduler_hints={"group": "g"},
         resources={"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20},
-        ignore_hosts=("kvm01",),
+        tried={"kvm01": "disk on kvm01: no space left", "kvm03": "domain on kvm03: libvirt is gone"},
         forced_host="kvm02",
     )

@@ -18,6 +18,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
     Flavor,
     Image,
     Instance,
+    TaskState,
     VmState,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
@@ -143,9 +144,19 @@ def test_a_file_that_is_not_the_volume_is_left_alone(tmp_path: pathlib.Path, com
     assert path.exists()
 
 
-def test_absent_deletes_only_what_goes_with_the_server(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"launched_at": "2026-01-01T00:00:00.000000Z"},
+        {"launched_at": "2026-01-01T00:00:00.000000Z", "task_state": TaskState.DELETING},
+        {"task_state": TaskState.DELETING},
+    ],
+    ids=["was ACTIVE", "was ACTIVE and is deleted", "is deleted"],
+)
+def test_absent_deletes_only_what_goes_with_the_server(tmp_path: pathlib.Path, state: dict[str, Any]) -> None:
     other = str(uuid.UUID(int=8))
     instance = ok(run(tmp_path, instance_of(device_of(delete_on_termination=True), device_of(other))))
+    instance = instance.with_(**state)
     part = path_of(tmp_path).with_name(path_of(tmp_path).name + ".part")
     part.touch()
 
@@ -155,6 +166,20 @@ def test_absent_deletes_only_what_goes_with_the_server(tmp_path: pathlib.Path) -
 
     assert checked["effects"] == first["effects"] == [f"volume.disk {path_of(tmp_path)}"]
     assert second["changed"] is False
+    assert list((tmp_path / "volumes").iterdir()) == [path_of(tmp_path, other)]
+
+
+def test_a_build_that_is_undone_leaves_the_volumes_that_were_there_before(tmp_path: pathlib.Path) -> None:
+    """What it made itself is empty, and is made again where the server is tried next."""
+    other = str(uuid.UUID(int=8))
+    ok(run(tmp_path, instance_of(device_of(other))))
+    instance = instance_of(device_of(), device_of(other, source_type="volume"))
+    instance = ok(run(tmp_path, instance)).with_(task_state=TaskState.SPAWNING)
+
+    first = run(tmp_path, instance, "absent")
+
+    assert first["effects"] == [f"volume.disk {path_of(tmp_path)}"]
+    assert run(tmp_path, instance, "absent")["changed"] is False
     assert list((tmp_path / "volumes").iterdir()) == [path_of(tmp_path, other)]
 
 

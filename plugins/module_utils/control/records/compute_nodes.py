@@ -11,11 +11,12 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records.sche
     compute_nodes,
     instances,
     inventories,
+    residues,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import Inventory
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import NotFound
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, NotFound
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import TaskState, VmState
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select, update
 
 
 def rows(connection: Connection) -> list[Row[Any]]:
@@ -112,6 +113,37 @@ def set_enabled(connection: Connection, host: str, enabled: bool, reason: str) -
     )
     if not found.rowcount:
         raise NotFound(f"Compute host {host} is not recorded: run playbooks/prepare_hosts.yml for it first.")
+
+
+def servers(connection: Connection, host: str) -> list[str]:
+    """The names of the servers that the host has, claims resources for, or has to undo something of."""
+    claimed = (
+        select(allocations.c.consumer_id)
+        .join(compute_nodes, compute_nodes.c.id == allocations.c.compute_node_id)
+        .where(compute_nodes.c.host == host)
+    )
+    left = select(residues.c.instance_uuid).where(residues.c.host == host)
+    query = select(instances.c.name).where(
+        or_(
+            and_(instances.c.host == host, instances.c.deleted == 0),
+            instances.c.uuid.in_(claimed),
+            instances.c.uuid.in_(left),
+        )
+    )
+    return sorted(connection.scalars(query))
+
+
+def remove(connection: Connection, host: str) -> bool:
+    """Forget a host. Whether it was recorded; Conflict while it has servers."""
+    has = servers(connection, host)
+    if has:
+        raise Conflict(
+            f"Compute host {host} has {len(has)} servers ({', '.join(has[:10])}{', ...' if len(has) > 10 else ''}): "
+            "delete them first, or disable the host so that it gets no new ones."
+        )
+    number = connection.scalar(select(compute_nodes.c.id).where(compute_nodes.c.host == host))
+    connection.execute(delete(inventories).where(inventories.c.compute_node_id == number))
+    return bool(connection.execute(delete(compute_nodes).where(compute_nodes.c.id == number)).rowcount)
 
 
 def claims(connection: Connection, uuids: Iterable[str]) -> dict[str, str]:

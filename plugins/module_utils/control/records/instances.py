@@ -16,7 +16,17 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
-_DYNAMIC = ("id", "availability_zone", "vm_state", "task_state", "power_state", "host", "fault", "launched_at")
+_DYNAMIC = (
+    "id",
+    "availability_zone",
+    "vm_state",
+    "task_state",
+    "power_state",
+    "host",
+    "fault",
+    "attempts",
+    "launched_at",
+)
 """What the columns hold; everything else of a handle is the ``spec``, or comes from another table."""
 _ELSEWHERE = ("ports", "block_devices", "disks", "events", "stuck", "wait_for")
 
@@ -88,6 +98,11 @@ def known(connection: Connection, uuids: Sequence[str]) -> dict[str, Instance]:
     return {instance.uuid: instance for instance in handles(connection, rows)}
 
 
+def request(connection: Connection, uuid: str) -> dict[str, Any]:
+    """What was asked for."""
+    return dict(connection.scalar(select(instances.c.request).where(instances.c.uuid == uuid)) or {})
+
+
 def was_in_project(connection: Connection, project_id: str, name: str) -> bool:
     """Whether the project had a server of this name that is deleted."""
     query = select(instances.c.id).where(
@@ -122,6 +137,18 @@ def by_name_or_id(connection: Connection, references: Sequence[str]) -> list[Row
             select(instances)
             .where(instances.c.deleted == 0)
             .where(or_(instances.c.name.in_(references), instances.c.uuid.in_(references)))
+            .order_by(instances.c.id)
+        )
+    )
+
+
+def active(connection: Connection, hosts: Sequence[str], references: Sequence[str]) -> list[Row[Any]]:
+    """The ACTIVE servers on these hosts, and those with these names or ids, of any project."""
+    return list(
+        connection.execute(
+            select(instances)
+            .where(instances.c.deleted == 0, instances.c.vm_state == VmState.ACTIVE, ~_going)
+            .where(or_(instances.c.host.in_(hosts), instances.c.name.in_(references), instances.c.uuid.in_(references)))
             .order_by(instances.c.id)
         )
     )

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
-from typing import Iterator
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records.trouble import limits
+from sqlalchemy import Connection
 
 
 def configuration() -> Config:
@@ -24,21 +23,15 @@ def upgrade(connection: Connection) -> None:
     """Upgrade through ``connection``, in one transaction that holds the database's lock."""
     config = configuration()
     config.attributes["connection"] = connection
-    with _locked(connection), connection.begin():
+    with connection.begin():
+        _lock(connection)
         command.upgrade(config, "head")
 
 
-@contextlib.contextmanager
-def _locked(connection: Connection) -> Iterator[None]:
-    """PostgreSQL: a session's lock, taken before the transaction that migrates, or that would not see what the
-    holder before did. SQLite's BEGIN IMMEDIATE is lock enough."""
-    if connection.dialect.name != "postgresql":
-        yield
-        return
-    with connection.begin():
-        connection.execute(text("SELECT pg_advisory_lock(7316208)"))
-    try:
-        yield
-    finally:
-        with connection.begin():
-            connection.execute(text("SELECT pg_advisory_unlock(7316208)"))
+def _lock(connection: Connection) -> None:
+    """PostgreSQL: a lock that goes with the transaction; READ COMMITTED, so that once it is granted the transaction
+    sees what its holder before did. SQLite's BEGIN IMMEDIATE is lock enough."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {limits()}; SELECT pg_advisory_xact_lock(7316208)"
+        )

@@ -221,6 +221,15 @@ def release(connection: Connection, uuid: str) -> list[tuple[str, str]]:
     return [(row.network_id, row.binding_host) for row in rows if row.binding_host]
 
 
+def unbind(connection: Connection, uuid: str) -> list[tuple[str, str]]:
+    """Take a server's ports off their host; they keep their addresses. Returns (network id, host) of each."""
+    rows = connection.execute(
+        select(ports).where(ports.c.device_id == uuid, ports.c.binding_host.is_not(None))
+    ).fetchall()
+    connection.execute(update(ports).where(ports.c.device_id == uuid).values(binding_host=None, status=PortStatus.DOWN))
+    return [(row.network_id, row.binding_host) for row in rows]
+
+
 def release_dhcp(connection: Connection, network_id: str, host: str) -> bool:
     """Delete the network's DHCP port on a host once no server's port is bound there. Whether it was."""
     left = connection.execute(

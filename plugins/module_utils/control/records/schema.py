@@ -52,6 +52,7 @@ instances = Table(
     Column("host", String(255)),
     Column("availability_zone", String(255), comment="what was asked for; once placed, its host's"),
     Column("fault", JSON),
+    Column("attempts", JSON, nullable=False, server_default="[]", comment="the faults on the hosts that were tried"),
     Column("created_at", String(32), nullable=False),
     Column("updated_at", String(32), nullable=False),
     Column("launched_at", String(32)),
@@ -59,6 +60,23 @@ instances = Table(
     Column("deleted", Integer, nullable=False, default=0, comment="0, or the row's id once deleted"),
     UniqueConstraint("project_id", "name", "deleted"),
     sqlite_autoincrement=True,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("instance_uuid", ForeignKey("instances.uuid"), primary_key=True),
+    Column("owner", String(64), nullable=False, index=True, comment="the audit id of the run's token"),
+    Column("process", String(255), nullable=False),
+    Column("expires_at", Float, nullable=False, comment="seconds since 1970 by the database's clock"),
+)
+
+residues = Table(
+    "residues",
+    metadata,
+    Column("instance_uuid", ForeignKey("instances.uuid"), primary_key=True),
+    Column("host", String(255), primary_key=True),
+    Column("handle", JSON, nullable=False),
 )
 
 volumes = Table(

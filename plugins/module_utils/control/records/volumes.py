@@ -129,12 +129,11 @@ def attached(connection: Connection, instance: Instance) -> None:
 
 
 def roll_back(connection: Connection, instance: Instance) -> None:
-    """After a rollback: volumes that go with the server lie nowhere any more, the others wait for it where they lie."""
-    gone, kept = _mapped(connection, instance)
-    connection.execute(update(volumes).where(volumes.c.id.in_(gone)).values(status="creating", host=None))
-    connection.execute(
-        update(volumes).where(volumes.c.id.in_(kept), volumes.c.host.is_not(None)).values(status="reserved")
-    )
+    """After a rollback: volumes that the server brings itself lie nowhere any more, the others wait for it."""
+    devices = of_instances(connection, [instance.uuid]).get(instance.uuid, ())
+    for blank, values in ((True, {"status": "creating", "host": None}), (False, {"status": "reserved"})):
+        ids = [device.volume_id for device in devices if (device.source_type == "blank") is blank]
+        connection.execute(update(volumes).where(volumes.c.id.in_(ids)).values(**values))
 
 
 def _mapped(connection: Connection, instance: Instance) -> tuple[list[str], list[str]]:

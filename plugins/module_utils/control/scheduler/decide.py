@@ -65,12 +65,18 @@ def _filter(
 
 
 def _named(hosts: list[HostState], spec: RequestSpec) -> tuple[list[HostState], list[Removal]]:
-    """Without the hosts that the request excludes by name; case does not matter (host_manager.get_filtered_hosts)."""
-    if not spec.ignore_hosts and not spec.forced_host:
+    """Without the hosts that the request excludes by name; case does not matter (host_manager.get_filtered_hosts).
+
+    And without those on which it failed before. Nova takes the alternates of its first decision instead, which may
+    have filled up meanwhile.
+    """
+    if not spec.ignore_hosts and not spec.forced_host and not spec.tried:
         return hosts, []
     ignored = {name.lower() for name in spec.ignore_hosts}
     removed = [Removal(host.name, "IgnoreHosts", "the request excludes it") for host in hosts if host.key in ignored]
     hosts = [host for host in hosts if host.key not in ignored]
+    removed += [Removal(host.name, "Retry", spec.tried[host.name]) for host in hosts if host.name in spec.tried]
+    hosts = [host for host in hosts if host.name not in spec.tried]
     if spec.forced_host:
         forced, why = spec.forced_host.lower(), f"the request wants {spec.forced_host}"
         removed += [Removal(host.name, "ForceHosts", why) for host in hosts if host.key != forced]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,14 +26,16 @@ class RequestSpec:
     resources: Mapping[str, int] = field(default_factory=dict)
     """Amounts by resource class, which the claim takes too."""
     ignore_hosts: tuple[str, ...] = ()
-    """Hosts that are out from the start: where an earlier attempt failed."""
+    """Hosts that are out from the start."""
+    tried: Mapping[str, str] = field(default_factory=dict)
+    """Hosts on which this boot failed before, and why."""
     forced_host: str | None = None
     """The only host that may do. The caller checks that its user is an admin, as Nova's policy does."""
     volume_hosts: tuple[str, ...] = ()
     """Where the existing volumes lie that the server attaches, each host once."""
 
 
-def request_spec(instance: Instance, ignore_hosts: Sequence[str] = ()) -> RequestSpec:
+def request_spec(instance: Instance) -> RequestSpec:
     """The request of a server in the handle. InvalidRequest where its availability_zone cannot be read.
 
     Hints that start with ``_nova`` are Nova's own and are dropped, as its API does. Volumes are for the caller, who
@@ -48,7 +50,7 @@ def request_spec(instance: Instance, ignore_hosts: Sequence[str] = ()) -> Reques
         availability_zone=zone,
         scheduler_hints={key: hint for key, hint in instance.scheduler_hints.items() if not key.startswith("_nova")},
         resources=resources(instance.flavor, instance.image),
-        ignore_hosts=tuple(ignore_hosts),
+        tried={str(fault.host): str(fault) for fault in instance.attempts},
         forced_host=forced_host,
     )
 

@@ -13,16 +13,19 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import argon2
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import HEAD, Records
+from ansible_collections.barestack.kvm.plugins.module_utils.control import keeper, leasing, process
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import HEAD, Records, residues
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import metadata
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import execute
-from sqlalchemy import Connection, create_engine, inspect, select, text
+from sqlalchemy import Connection, create_engine, delete, insert, inspect, select, text
 
 PASSWORD = "hush-hush"
 HASH = argon2.PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
@@ -71,14 +74,19 @@ HYPERVISOR: dict[str, Any] = {
 
 STEPS = ("instance", "stale", "compute_node", "schedule", "port", "volume", "building", "active")
 """boot_instance.yml's tasks on the control host, in its order."""
-UNDO = ("rolled_back", "port_absent", "schedule_absent", "error")
+ATTEMPT = ("schedule", "port", "volume", "building", "active")
+UNDO = ("volume_back", "port_back", "schedule_back", "undone")
 DELETE = ("deleting", "volume_absent", "port_absent", "schedule_absent", "absent")
+LAST = ("undone", "absent")
+"""After these the run has no lease any more, and nothing is left for a second time."""
 UNDOS = {
-    "rolled_back": ("volume", "rolled_back"),
+    "volume_back": ("volume", "rolled_back"),
+    "port_back": ("port", "rolled_back"),
+    "schedule_back": ("schedule", "rolled_back"),
+    "undone": ("instance", "rolled_back"),
     "volume_absent": ("volume", "absent"),
     "port_absent": ("port", "absent"),
     "schedule_absent": ("schedule", "absent"),
-    "error": ("instance", "error"),
     "absent": ("instance", "absent"),
 }
 
@@ -95,12 +103,45 @@ class Site:
         self.hosts = ["kvm1"]
         self.results: dict[str, dict[str, Any]] = {}
         """The last run's results by step."""
+        self.run = "the first run"
+        """Which run the next phases are part of: each has a token and a process of its own."""
+        self.steps: list[str] = []
+        """Every step so far, of all runs."""
+        self.kept: list[tuple[str, int]] = []
+        """Owner and process of each keeper that was asked for."""
+        self._pid = os.getpid()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._tokens: dict[str, str] = {}
 
+    def pid(self) -> int:
+        """The process that stands for ansible-playbook: a child of the tests' process is a run itself."""
+        if os.getpid() != self._pid:
+            return os.getpid()
+        if self.run not in self._processes:
+            self._processes[self.run] = subprocess.Popen(["sleep", "infinity"])
+        return self._processes[self.run].pid
+
+    def kill(self) -> None:
+        """The run is killed here, with its keeper; what follows is another run."""
+        self.end(self.run)
+        self.run += ", and one after it"
+
+    def end(self, run: str) -> None:
+        """End a run's process."""
+        if run in self._processes:
+            ended = self._processes.pop(run)
+            ended.kill()
+            ended.wait()
+
+    def close(self) -> None:
+        """End what there is."""
+        for run in list(self._processes):
+            self.end(run)
+
     def token(self, user: str = "alice", project: str = "", check: bool = False, **options: Any) -> str:
-        """The token phase's token, asked for once; bob's is for his own project."""
+        """The token phase's token, asked for once by each run; bob's is for his own project."""
         project = project or ("other" if user == "bob" else "demo")
-        key = json.dumps([user, project, check, options])
+        key = json.dumps([self.run, user, project, check, options])
         if key not in self._tokens:
             self._tokens[key] = self._issue(user, project, check, options)
         return self._tokens[key]
@@ -141,9 +182,10 @@ class Site:
         return {"name": name, "flavor": "tiny", "image": "demo", "network": "private", **changes}
 
     def boot(self, *requests: dict[str, Any], last: str = "active", **options: Any) -> list[dict[str, Any]]:
-        """boot_instance.yml as far as the control host goes, up to the step ``last``, without the rollback.
+        """boot_instance.yml's first attempt as far as the control host goes, up to the step ``last``, no rollback.
 
-        ``user``, ``check``; ``twice``: each step is done again at once, which must change nothing and answer the same;
+        ``user``, ``check``, ``max_attempts``; ``twice``: each step is done again at once, which must change nothing and
+        answer the same;
         ``host``: what the host makes of an instance, by default :meth:`built`.
         """
         self.results = {}
@@ -165,7 +207,7 @@ class Site:
             "compute_node": {"hosts": reports},
             "schedule": {"instances": handle, "reports": reports},
             "building": {"state": "building", "task_state": "spawning", "instances": handle},
-            "active": {"state": "active", "instances": handle},
+            "active": {"state": "active", "instances": handle, "max_attempts": options.get("max_attempts", 3)},
         }
         name = {"stale": "compute_node", "building": "instance", "active": "instance"}.get(step, step)
         found = self._do(step, name, given.get(step, {"instances": handle}), options)
@@ -188,12 +230,50 @@ class Site:
 
     def _do(self, step: str, name: str, given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         user, check = options.get("user", "alice"), options.get("check", False)
+        leased = self.rows("leases") if options.get("twice") else []
         self.results[step] = self.phase(name, user, check, **given)
+        self.steps.append(step)
         if options.get("twice"):
+            if step == "active":
+                self._lease(leased)
             again = self.phase(name, user, check, **given)
             assert again["effects"] == [], f"{step} is not repeatable"
-            assert _essence(step, again) == _essence(step, self.results[step])
+            if step not in LAST:
+                assert _essence(step, again) == _essence(step, self.results[step])
         return self.results[step]
+
+    def _lease(self, leased: list[dict[str, Any]]) -> None:
+        """Put leases that a step gave back in again, as the same run would have them that comes a second time."""
+
+        def put(connection: Connection) -> None:
+            table = metadata.tables["leases"]
+            connection.execute(delete(table))
+            if leased:
+                connection.execute(insert(table), leased)
+
+        Records(self.records_url).run(put)
+
+    def play(
+        self,
+        *requests: dict[str, Any],
+        hosts: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        undo: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        kill_after: int | None = None,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """boot_instance.yml with its rollbacks and attempts. Returns the servers as its summary has them.
+
+        ``hosts`` and ``undo``: what a host makes of an instance, and what its undos do. ``kill_after``: the run is
+        killed after so many steps; RunKilled then, and what comes next is another run.
+        """
+        self.results, self.steps = {}, []
+        play = _Play(self, list(requests), hosts or self.built, undo or (lambda instance: instance), options)
+        play.kill_after = kill_after
+        return play.boot()
+
+    def residues(self) -> list[tuple[str, str]]:
+        """(server, host) of what hosts have yet to undo."""
+        return [(left.name, str(left.host)) for left in Records(self.records_url).run(residues.of)]
 
     def changed(self) -> set[str]:
         """The steps of the last run that changed anything."""
@@ -241,10 +321,11 @@ class Site:
         return [json.loads(line) for line in text.splitlines()]
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:
-        """Every table, to compare; without the heartbeats and the times of the last writes."""
+        """Every table, to compare; without the leases, the heartbeats and the times of the last writes."""
         return {
             table: [{key: value for key, value in row.items() if key != "updated_at"} for row in rows]
             for table, rows in self._read(*metadata.tables).items()
+            if table != "leases"
         }
 
     @staticmethod
@@ -277,6 +358,74 @@ class Site:
     def stuck(instance: dict[str, Any], message: str = "device is busy") -> dict[str, Any]:
         """The instance as its host's undos return it when one of them fails."""
         return {**instance, "stuck": {"phase": "disk", "host": instance["host"], "message": message, "code": 500}}
+
+
+class RunKilled(Exception):
+    """``Site.play`` came to where the run is killed."""
+
+
+class _Play:
+    """One run of boot_instance.yml."""
+
+    def __init__(
+        self,
+        site: Site,
+        requests: list[dict[str, Any]],
+        hosts: Callable[[dict[str, Any]], dict[str, Any]],
+        undo: Callable[[dict[str, Any]], dict[str, Any]],
+        options: dict[str, Any],
+    ) -> None:
+        self.site, self.requests, self.hosts, self.undo = site, requests, hosts, undo
+        self.max_attempts = options.pop("max_attempts", 3)
+        self.options = options
+        self.kill_after: int | None = None
+        self.finish: dict[str, Any] = {}
+        self.undone: dict[str, Any] = {}
+
+    def boot(self) -> list[dict[str, Any]]:
+        begun = self.do("instance", "instance", {"requests": self.requests})
+        stale = self.do("stale", "compute_node", {"state": "stale", "names": self.site.hosts})
+        self.roll_back(begun)
+        reports = [self.site.report(name) for name in stale["stale"]]
+        self.do("compute_node", "compute_node", {"hosts": reports})
+        self.attempt(begun["instances"], reports)
+        while self.undone.get("retrying") and self.undone["at"] > self.finish["at"]:
+            self.attempt(self.undone["retry"], reports)
+        gone = {item["uuid"]: item for item in self.undone.get("instances", [])}
+        return [gone.get(item["uuid"], item) for item in self.finish["instances"]]
+
+    def attempt(self, handle: list[dict[str, Any]], reports: list[dict[str, Any]]) -> None:
+        earlier = self.finish.get("instances", [])
+        for step in ATTEMPT:
+            given: dict[str, dict[str, Any]] = {
+                "schedule": {"reports": reports},
+                "building": {"state": "building", "task_state": "spawning"},
+                "active": {"state": "active", "earlier": earlier, "max_attempts": self.max_attempts},
+            }
+            if step == "active":
+                handle = [item if item["fault"] else self.hosts(item) for item in handle]
+            name = {"building": "instance", "active": "instance"}.get(step, step)
+            result = self.do(step, name, {"instances": handle, **given.get(step, {})})
+            handle = result["instances"]
+        self.finish = result
+        self.roll_back(result)
+
+    def roll_back(self, failed: dict[str, Any]) -> None:
+        if not failed["failures"]:
+            return
+        handle = [self.undo(item) if item["host"] else item for item in failed["to_undo"]]
+        for step in UNDO:
+            name, state = UNDOS[step]
+            earlier = {"earlier": self.undone.get("instances", [])} if step == "undone" else {}
+            result = self.do(step, name, {"state": state, "instances": handle, **earlier})
+        self.undone = result
+
+    def do(self, step: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
+        result = self.site._do(step, name, given, self.options)
+        if len(self.site.steps) == self.kill_after:
+            self.site.kill()
+            raise RunKilled
+        return result
 
 
 def _essence(step: str, result: dict[str, Any]) -> Any:
@@ -330,7 +479,14 @@ def records_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def site(tmp_path: Path, records_url: str, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(tmp_path: Path, records_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Its runs have processes; keepers for them would outlive the tests, and have their own in test_keeper.py."""
     for name in [name for name in os.environ if name.startswith("OS_")]:
         monkeypatch.delenv(name)
-    return Site(tmp_path, records_url)
+    site = Site(tmp_path, records_url)
+    monkeypatch.setattr(process, "run_pid", site.pid)
+    monkeypatch.setattr(keeper, "start", lambda _url, owner, pid: site.kept.append((owner, pid)))
+    monkeypatch.setattr(keeper, "GRACE", 0.0)
+    monkeypatch.setattr(leasing, "_POLL", 0.02)
+    yield site
+    site.close()

@@ -128,6 +128,7 @@ def test_a_boot_killed_after_any_step_goes_on(site: Any, killed_after: str) -> N
     requests = [with_volume(site), site.server("db")]
     before = site.boot(*requests, last=killed_after, twice=killed_after != "active")
     done = site.changed()
+    site.kill()
     after = site.boot(*requests, twice=killed_after == "active")
     assert done | site.changed() == CHANGING
     assert done & site.changed() == set()
@@ -153,7 +154,9 @@ def test_a_boot_killed_after_any_step_goes_on(site: Any, killed_after: str) -> N
 def test_a_delete_killed_after_any_step_goes_on(site: Any, killed_after: str, state: str) -> None:
     request = site.server(volumes=[{"size": 2, "delete_on_termination": True}])
     site.boot(request, last=state)
+    site.kill()
     site.delete("web", last=killed_after, twice=True)
+    site.kill()
     site.delete("web", twice=True)
     assert_gone(site)
     assert [event["type"] for event in site.events() if "delete" in event["type"]] == [
@@ -195,7 +198,7 @@ def test_check_mode_counts_what_its_own_request_takes(site: Any) -> None:
 
 def test_check_mode_on_records_that_are_there_leaves_them(site: Any) -> None:
     site.boot(site.server())
-    site.boot(site.server("bad"), host=site.failed)
+    site.boot(site.server("bad"), host=site.failed, max_attempts=1)
     site.undo(site.results["active"]["to_undo"])
     before = site.dump()
     handle = site.boot(site.server(), site.server("bad"), site.server("new"), check=True)
@@ -262,10 +265,11 @@ def test_one_without_a_host_does_not_stop_the_others(site: Any) -> None:
 
 def test_a_server_in_error_is_booted_again(site: Any) -> None:
     request = with_volume(site, availability_zone="nova")
-    site.boot(request, host=site.failed)
+    site.boot(request, host=site.failed, max_attempts=1)
     site.undo(site.results["active"]["to_undo"], twice=True)
     assert site.states() == ("ERROR", None, "NOSTATE")
     assert site.rows("compute_nodes")[0]["failed_builds"] == 1
+    assert site.rows("leases") == site.rows("residues") == []
 
     (instance,) = site.boot(request, twice=True)
     assert site.changed() == {"instance", "schedule", "port", "volume", "active"}
@@ -281,25 +285,43 @@ def test_a_server_in_error_is_booted_again(site: Any) -> None:
 
 
 @ANY_DATABASE
-@pytest.mark.parametrize("killed_after", ["rolled_back", "port_absent", "schedule_absent", "error"])
-def test_a_rollback_killed_after_any_step(site: Any, killed_after: str) -> None:
-    steps = ("rolled_back", "port_absent", "schedule_absent", "error")
+@pytest.mark.parametrize("max_attempts", [1, 3])
+@pytest.mark.parametrize("killed_after", [None, "volume_back", "port_back", "schedule_back", "undone"])
+def test_a_rollback_killed_after_any_step(site: Any, killed_after: str | None, max_attempts: int) -> None:
+    """Whether it was the last attempt or another host is next: the next run undoes what is left, and goes on."""
+    site.record("kvm1")
+    steps = (None, "volume_back", "port_back", "schedule_back", "undone")
     request = site.server(volumes=[{"size": 2, "delete_on_termination": True}])
-    site.boot(request, host=site.failed)
-    site.undo(site.results["active"]["to_undo"], steps[: steps.index(killed_after) + 1], twice=True)
-    site.boot(request)
+    site.boot(request, host=site.failed, max_attempts=max_attempts)
+    assert site.residues() == [("web", "kvm1")]
+    done = steps[1 : steps.index(killed_after) + 1]
+    if done:
+        site.undo(site.results["active"]["to_undo"], done, twice=True)
+    site.kill()
+
+    if max_attempts > 1:
+        site.record("kvm1", "kvm2")
+    undone: list[str] = []
+    (instance,) = site.play(request, undo=lambda item: undone.append(item["host"]) or item)
+    assert undone == ([] if killed_after == "undone" else ["kvm1"]), "what is left is undone first, and once"
+    assert site.steps.count("active") == 1, "no attempt is lost on what an earlier run failed with"
+    assert (instance["vm_state"], instance["fault"], instance["attempts"]) == ("ACTIVE", None, [])
+    assert instance["host"] == ("kvm1" if max_attempts == 1 else "kvm2")
     assert site.states() == ("ACTIVE", None, "RUNNING")
+    assert site.row()["fault"] is None
     assert (len(site.ports()), len(site.rows("ip_allocations")), site.claims()) == (1, 2, {"web": CLAIM})
+    assert site.rows("leases") == site.rows("residues") == []
     site.delete("web", twice=True)
     assert_gone(site)
 
 
 def test_a_rollback_leaves_nothing_in_use(site: Any) -> None:
-    site.boot(site.server(volumes=[{"size": 2, "delete_on_termination": True}]), site.server("db"), host=site.failed)
+    requests = site.server(volumes=[{"size": 2, "delete_on_termination": True}]), site.server("db")
+    site.boot(*requests, host=site.failed, max_attempts=1)
     failed = site.results["active"]["to_undo"]
     assert [item["name"] for item in failed] == ["web", "db"]
     site.undo(failed, twice=True)
-    for table in ("allocations", "ports", "ip_allocations"):
+    for table in ("allocations", "ports", "ip_allocations", "leases", "residues"):
         assert site.rows(table) == [], table
     assert [(row["status"], row["host"]) for row in site.rows("volumes")] == [("creating", None)]
     assert [(row["vm_state"], row["host"]) for row in site.rows("instances")] == [("ERROR", None), ("ERROR", None)]
@@ -311,20 +333,24 @@ def test_a_rollback_leaves_nothing_in_use(site: Any) -> None:
 
 def test_what_could_not_be_undone_keeps_all_it_has(site: Any) -> None:
     request = with_volume(site)
-    site.boot(request, host=site.failed)
+    site.boot(request, host=site.failed, max_attempts=1)
     held = {table: site.rows(table) for table in ("allocations", "ports", "ip_allocations", "volumes")}
     stuck = [site.stuck(item) for item in site.results["active"]["to_undo"]]
     site.undo(stuck, twice=True)
     assert {table: site.rows(table) for table in held} == held
     assert site.states() == ("ERROR", None, "NOSTATE")
     assert site.row()["host"] == "kvm1"
+    assert site.residues() == [("web", "kvm1")]
     (deleted,) = site.delete("web", last="deleting")
     assert deleted["host"] == "kvm1"
+    assert site.results["deleting"]["to_undo"] == [], "the delete itself goes to the server's own host"
     site.undo([site.stuck(deleted)], ("volume_absent", "port_absent", "schedule_absent", "absent"), twice=True)
     assert {table: site.rows(table) for table in held} == held
     assert site.states()[:2] == ("ERROR", "deleting")
+    assert site.residues() == [("web", "kvm1")]
     site.delete("web")
     assert_gone(site, volumes=[("data", "available", "kvm1")])
+    assert site.residues() == []
 
 
 @ANY_DATABASE
@@ -332,6 +358,10 @@ def test_a_stuck_server_that_is_booted_again_stays_on_its_host(site: Any) -> Non
     site.record("kvm1", "kvm2")
     (before,) = site.boot(site.server(), host=site.failed)
     site.undo([site.stuck(item) for item in site.results["active"]["to_undo"]])
+    assert site.states() == ("ERROR", None, "NOSTATE"), "it may run there: no other host is tried"
+    (after,) = site.play(site.server(), undo=site.stuck)
+    assert "device is busy" in after["fault"]["message"], "nor is it built before that is undone"
+    assert (site.states(), site.row()["host"]) == (("ERROR", None, "NOSTATE"), before["host"])
     (after,) = site.boot(site.server())
     assert (after["host"], after["ports"][0]["id"]) == (before["host"], before["ports"][0]["id"])
     assert site.states() == ("ACTIVE", None, "RUNNING")
@@ -342,12 +372,14 @@ def test_a_stuck_server_that_is_booted_again_stays_on_its_host(site: Any) -> Non
 @pytest.mark.parametrize("last", ["instance", "schedule", "port", "volume"])
 def test_a_building_server_is_deleted(site: Any, last: str) -> None:
     site.boot(with_volume(site), last=last)
+    site.kill()
     site.delete("web", twice=True)
     assert_gone(site, volumes=[("data", "available", "kvm1")] if last == "volume" else [])
 
 
 def test_a_server_in_error_is_deleted(site: Any) -> None:
-    site.boot(site.server(volumes=[{"size": 2, "delete_on_termination": True}]), host=site.failed)
+    request = site.server(volumes=[{"size": 2, "delete_on_termination": True}])
+    site.boot(request, host=site.failed, max_attempts=1)
     site.undo(site.results["active"]["to_undo"])
     site.delete("web", twice=True)
     assert_gone(site)
@@ -401,7 +433,7 @@ def test_a_very_long_fault_with_anything_in_it_is_kept(site: Any) -> None:
     message = "qemu-img: \0 \udce4\n" + "x" * 200_000
     times = {"start_time": "2026-01-01T00:00:00.000000Z", "finish_time": "2026-01-01T00:00:01.000000Z"}
     event = {"event": "disk", **times, "result": "Error", "host": "kvm1", "traceback": message}
-    site.boot(site.server(), host=lambda item: {**site.failed(item, message), "events": [event]})
+    site.boot(site.server(), host=lambda item: {**site.failed(item, message), "events": [event]}, max_attempts=1)
     site.undo(site.results["active"]["to_undo"])
     assert len(site.row()["fault"]["message"]) == len(message)
     assert site.rows("instance_action_events")[-1]["traceback"].endswith("x" * 200_000)

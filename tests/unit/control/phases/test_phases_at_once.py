@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,17 @@ def race(work: Callable[[int], Any], racers: int = RACERS) -> list[tuple[str, An
     for process in processes:
         process.join()
     return [(kind, answer) for _, kind, answer in found]
+
+
+def in_a_run_of_its_own(site: Any, work: Callable[[], Any]) -> Callable[[int], Any]:
+    """The work with another token in each process."""
+    site.token()  # the keys are there
+
+    def run(number: int) -> Any:
+        site.run = f"run {number}"
+        return work()
+
+    return run
 
 
 def faults(answers: list[tuple[str, Any]]) -> list[str]:
@@ -91,7 +103,13 @@ def test_one_dhcp_port_however_many_come_first(site: Any) -> None:
 
 def test_a_name_is_given_once(site: Any) -> None:
     requests = [site.server(meta={"by": str(number)}) for number in range(RACERS)]
-    answers = race(lambda number: site.phase("instance", requests=[requests[number]])["instances"])
+    site.token()
+
+    def work(number: int) -> Any:
+        site.run = f"run {number}"
+        return site.phase("instance", requests=[requests[number]])["instances"]
+
+    answers = race(work)
     assert sorted(kind for kind, _ in answers) == ["", *["Conflict"] * (RACERS - 1)]
     assert all("its meta is {by=" in message for kind, message in answers if kind)
     (row,) = site.rows("instances")
@@ -117,8 +135,10 @@ def test_a_volume_is_attached_once(site: Any) -> None:
 
 
 def test_the_same_request_at_once_is_one_server(site: Any) -> None:
+    """Each run has a token of its own: one builds, the others wait for it and find what it built."""
     request = site.server(volumes=[{"size": 1}])
-    answers = race(lambda _: site.boot(request, site.server("db")))
+    work = in_a_run_of_its_own(site, lambda: site.boot(request, site.server("db")))
+    answers = race(work)
     assert faults(answers) == []
     assert len({tuple(item["uuid"] for item in answer) for _, answer in answers}) == 1
     assert {tuple(item["vm_state"] for item in answer) for _, answer in answers} == {("ACTIVE", "ACTIVE")}
@@ -126,11 +146,12 @@ def test_the_same_request_at_once_is_one_server(site: Any) -> None:
     assert counts == {"instances": 2, "volumes": 1, "compute_nodes": 1, "instance_actions": 2}
     assert (len(site.ports()), len(site.ports("network:dhcp")), set(site.claims())) == (2, 1, {"web", "db"})
     assert sorted(event["data"]["display_name"] for event in site.events()) == ["db", "web"]
+    assert site.rows("leases") == []
 
 
 def test_the_same_delete_at_once_is_one_delete(site: Any) -> None:
     site.boot(site.server(volumes=[{"size": 1, "delete_on_termination": True}]))
-    answers = race(lambda _: site.delete("web"))
+    answers = race(in_a_run_of_its_own(site, lambda: site.delete("web")))
     assert [kind for kind, _ in answers] == [""] * RACERS, answers
     for table in ("allocations", "ports", "ip_allocations", "volumes", "block_device_mappings"):
         assert site.rows(table) == []
@@ -146,53 +167,93 @@ def test_the_first_runs_of_a_site_at_once(site: Any) -> None:
     assert (len(site.claims()), len(site.rows("compute_nodes"))) == (RACERS, 1)
 
 
-@pytest.mark.parametrize("ended", [True, False], ids=["deleted", "being deleted"])
-@pytest.mark.parametrize("after", ["compute_node", "schedule", "port", "volume", "building"])
-def test_a_server_deleted_while_it_is_booted_keeps_nothing(site: Any, after: str, ended: bool) -> None:
+class Beside:
+    """Another run, in a process beside this one: what it found, once it ended."""
+
+    def __init__(self, site: Any, work: Callable[[], Any]) -> None:
+        self._answers: Any = FORK.Queue()
+        self._site = site
+        site.token()
+
+        def run() -> None:
+            site.run = "the other run"
+            try:
+                self._answers.put(("", work()))
+            except BaseException as error:  # noqa: BLE001 - the process has only its answer to say it with
+                self._answers.put((repr(error), None))
+
+        self._process = FORK.Process(target=run)
+        self._process.start()
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for something that it does; it must not have ended by then."""
+        deadline = time.monotonic() + 60
+        while not is_so():
+            assert self._process.is_alive() and time.monotonic() < deadline, "it did not wait"
+            time.sleep(0.02)
+
+    def answer(self) -> Any:
+        kind, answer = self._answers.get(timeout=60)
+        self._process.join()
+        assert kind == ""
+        return answer
+
+
+@pytest.mark.parametrize("after", ["instance", "schedule", "port", "volume", "building"])
+def test_a_delete_during_a_build_waits_until_the_build_stopped(site: Any, after: str) -> None:
+    """It marks the server, waits for the builder's lease, and undoes alone what the builder made."""
     request = site.server(volumes=[{"size": 1, "delete_on_termination": True}])
     handle = site.boot(request, site.server("db"), last=after)
-    delete = site.delete("web", last="absent" if ended else "deleting")
-    steps = ("schedule", "port", "volume", "building", "active")
-    for step in steps[steps.index(after) + 1 if after in steps else 0 :]:
+    delete = Beside(site, lambda: site.delete("web"))
+    delete.until(lambda: site.states()[1] == "deleting")
+    held = {table: len(site.rows(table)) for table in ("ports", "allocations", "volumes")}
+    steps = ("instance", "stale", "compute_node", "schedule", "port", "volume", "building", "active")
+    for step in steps[steps.index(after) + 1 :]:
         if step == "active":
-            handle = [site.built(item) for item in handle]
+            handle = [item if item["fault"] else site.built(item) for item in handle]
+            assert site.states()[1] == "deleting", "it waits"
+            assert len(site.rows("volumes")) == held["volumes"]
         handle = site.step(step, handle, [], {"twice": step != "active"})
     web, db = handle
-    assert web["fault"]["message"].startswith("the server was deleted by another run meanwhile")
+    assert web["fault"]["message"] == "another run is to delete the server, and removes it now"
     assert (db["fault"], db["vm_state"]) == (None, "ACTIVE")
-    (undo,) = site.results["active"]["to_undo"]
-    assert undo["host"] == (None if after == "compute_node" else "kvm1"), "what this run made there has to go"
-    assert bool(undo["ports"]) == (after in ("port", "volume", "building"))
-    assert len(undo["block_devices"]) == 1
-    site.undo([undo], twice=True)
-    if not ended:
-        assert site.states()[1] == "deleting"
-        site.undo(delete, ("volume_absent", "port_absent", "schedule_absent", "absent"), twice=True)
+    assert site.results["active"]["to_undo"] == [], "the delete undoes it"
+    (gone,) = delete.answer()
+    assert (gone["uuid"], gone["host"]) == (web["uuid"], None if after == "instance" else "kvm1")
     assert site.states()[:2] == ("DELETED", None)
     assert set(site.claims()) == {"db"}
     assert len(site.ports()) == 1
-    assert site.rows("volumes") == site.rows("block_device_mappings") == []
+    assert site.rows("volumes") == site.rows("block_device_mappings") == site.rows("leases") == []
     assert [event["type"].rsplit(".", 2)[1] for event in site.events() if event["subject"] == web["uuid"]] == ["delete"]
+    assert [(row["action"], row["message"]) for row in site.rows("instance_actions")][-1] == ("delete", None)
+    assert all(row["finish_time"] for row in site.rows("instance_actions"))
 
 
-def test_a_server_that_another_run_gave_up_is_given_up_here_too(site: Any) -> None:
+def test_a_boot_waits_for_another_run_and_takes_up_what_that_came_to(site: Any) -> None:
     first = site.boot(site.server(), last="building")
-    second = site.boot(site.server(), last="schedule")
-    site.phase("instance", state="active", instances=[site.failed(item) for item in first])
-    site.undo([site.failed(item) for item in first])
-    second = site.step("port", second, [], {})
-    assert "another run that booted this server failed" in second[0]["fault"]["message"]
-    for step in ("volume", "building", "active"):
-        second = site.step(step, second, [], {})
-    (undo,) = site.results["active"]["to_undo"]
-    assert undo["host"] == "kvm1"
-    site.undo([undo], twice=True)
-    assert site.rows("ports") == site.rows("allocations") == []
-    assert site.states() == ("ERROR", None, "NOSTATE")
-    assert site.row()["fault"]["message"] == "no space left", "what went wrong, not what followed from it"
-    assert site.rows("compute_nodes")[0]["failed_builds"] == 1
-    site.boot(site.server())
+    second = Beside(site, lambda: (site.boot(site.server()), site.results["instance"]["warnings"]))
+    time.sleep(0.2)
+    assert len(site.rows("instance_action_events")) == 0
+    (first_done,) = site.step("active", [site.built(item) for item in first], [], {})
+    ((found,), (warning,)) = second.answer()
+    assert (found["uuid"], found["vm_state"], found["host"]) == (first_done["uuid"], "ACTIVE", "kvm1")
+    assert warning.startswith("waited ")
+    assert warning.endswith(" s for another run, which was at work on web")
+    assert len(site.events()) == 1
+
+
+def test_a_boot_waits_for_a_run_that_gives_up_and_then_tries_itself(site: Any) -> None:
+    first = site.boot(site.server(), last="building")
+    second = Beside(site, lambda: site.boot(site.server()))
+    time.sleep(0.2)
+    site.step("active", [site.failed(item) for item in first], [], {"max_attempts": 1})
+    site.undo(site.results["active"]["to_undo"])
+    assert site.rows("residues") == []
+    (found,) = second.answer()
+    assert (found["vm_state"], found["fault"], found["host"]) == ("ACTIVE", None, "kvm1")
     assert site.states() == ("ACTIVE", None, "RUNNING")
+    assert site.row()["fault"] is None
+    assert [row["message"] for row in site.rows("instance_actions")] == ["Error", None]
 
 
 def test_a_key_that_another_transaction_takes_meanwhile_is_looked_at_again(postgresql: str, site: Any) -> None:

@@ -130,13 +130,14 @@ def test_volumes_belong_to_a_project(site: Any) -> None:
 
 def test_after_a_rollback_a_volume_that_stays_draws_its_server_to_its_host(site: Any) -> None:
     site.record("kvm1", "kvm2")
-    request = site.server(
-        volumes=[{"size": 2, "name": "data"}, {"size": 1, "name": "tmp", "delete_on_termination": True}]
-    )
-    (instance,) = site.boot(request, host=site.failed)
+    boot_with_new_volume(site, "kvm2")
+    site.delete("web")
+    own = [{"size": 2, "name": "data"}, {"size": 1, "name": "tmp", "delete_on_termination": True}]
+    request = site.server(volumes=["data-web", *own])
+    (instance,) = site.boot(request, host=site.failed, max_attempts=1)
     site.undo(site.results["active"]["to_undo"], twice=True)
-    assert volume(site) == ("reserved", instance["host"])
-    assert volume(site, "tmp") == ("creating", None)
+    assert volume(site, "data-web") == ("reserved", instance["host"])
+    assert volume(site) == volume(site, "tmp") == ("creating", None), "nothing is on those that it makes itself"
     site.phase("compute_node", "root", state="disabled", names=[instance["host"]], reason="bad disk")
     (again,) = site.boot(request)
     assert "disabled: bad disk" in again["fault"]["message"]
@@ -144,7 +145,8 @@ def test_after_a_rollback_a_volume_that_stays_draws_its_server_to_its_host(site:
     site.undo(site.results["active"]["to_undo"])
     site.phase("compute_node", "root", state="enabled", names=[instance["host"]])
     (again,) = site.boot(request)
-    assert (again["host"], volume(site)) == (instance["host"], ("in-use", instance["host"]))
+    assert instance["host"] == again["host"] == "kvm2"
+    assert volume(site) == volume(site, "tmp") == volume(site, "data-web") == ("in-use", "kvm2")
 
 
 def test_one_dhcp_port_for_a_network_and_host_until_the_last_server_goes(site: Any) -> None:

@@ -20,15 +20,17 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import 
 
 HANDLE_PHASES: list[tuple[str, dict[str, str]]] = [
     ("schedule", {}),
+    ("schedule", {"state": "rolled_back"}),
     ("schedule", {"state": "absent"}),
     ("port", {}),
+    ("port", {"state": "rolled_back"}),
     ("port", {"state": "absent"}),
     ("volume", {}),
     ("volume", {"state": "rolled_back"}),
     ("volume", {"state": "absent"}),
     ("instance", {"state": "building", "task_state": "spawning"}),
     ("instance", {"state": "active"}),
-    ("instance", {"state": "error"}),
+    ("instance", {"state": "rolled_back"}),
     ("instance", {"state": "absent"}),
 ]
 
