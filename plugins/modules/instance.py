@@ -310,12 +310,14 @@ class InstanceRecord(LeasingPhase):
         return instance
 
     def _rolled_back(self, connection: Connection) -> dict[str, Any]:
-        failed, retry, warnings = [], [], []
+        failed, retry, going, warnings = [], [], [], []
         for given, instance in self.pairs(connection):
             if given.stuck:
                 warnings.append(f"{given.host} has yet to undo what it made of {given.name}: {given.stuck.message}")
             else:
                 residues.remove(connection, [given])
+            if instance.task_state == TaskState.DELETING and given.host == instance.host:
+                going.append(instance)  # the run that is to delete it waits for the lease
             if not self.ends_here(given, instance):
                 continue
             self._count_failure(connection, instance)
@@ -324,7 +326,7 @@ class InstanceRecord(LeasingPhase):
                 retry.append(self._again(connection, instance))
             else:
                 failed.append(self._failed(connection, instance))
-        self.release(connection, failed)
+        self.release(connection, [*failed, *going])
         return {
             "instances": to_wire(self._with_earlier(failed)),
             "retry": to_wire(retry),

@@ -304,10 +304,20 @@ class Disks:
         """Remove the instance's directory with all that is in it: renamed first, as Nova does, so that a disk is
         either whole or gone. Finishes what a killed removal left. Follows no symbolic link.
         """
-        directory = self._paths.instance_directory(require_uuid("instance", instance.uuid))
+        self.remove_directory(instance.uuid)
+
+    def remove_directory(self, identifier: str) -> None:
+        """:meth:`remove`, of an instance of which no more than the uuid is known."""
+        directory = self._paths.instance_directory(require_uuid("instance", identifier))
         doomed = f"{directory}_del"
         if os.path.lexists(directory) or os.path.lexists(doomed):
             self._effects.apply("disk.directory", directory, lambda: _remove(directory, doomed), before="directory")
+
+    def remove_doomed(self, identifier: str) -> None:
+        """Finish what a killed removal left, beside a directory that was made anew since."""
+        doomed = f"{self._paths.instance_directory(require_uuid('instance', identifier))}_del"
+        if os.path.lexists(doomed):
+            self._effects.apply("disk.directory", doomed, lambda: _remove_tree(doomed), before="directory")
 
 
 def require_kept(what: str, path: str) -> None:

@@ -49,6 +49,15 @@ class Guest:
     power_state: str
 
 
+@dataclass(frozen=True)
+class Found:
+    """A domain with libvirt's own XML; ``ours`` where it carries our metadata."""
+
+    guest: Guest
+    ours: bool
+    xml: str
+
+
 def connect(uri: str = "qemu:///system") -> Hypervisor:
     """Open libvirt; HostError where it is not there. Close it, or use it as a context manager.
 
@@ -243,6 +252,19 @@ class Hypervisor:
                 if _mark(domain) is not None:
                     guests.append(Guest(domain.UUIDString(), domain.name(), _power_state(domain)))
         return sorted(guests, key=lambda guest: guest.name)
+
+    def survey(self) -> List[Found]:
+        """Every domain, ours or not, with its XML as it is now, by name."""
+        with _errors("cannot list domains"):
+            domains = self._connection.listAllDomains(0)
+        found = []
+        for domain in domains:
+            with contextlib.suppress(NotFound):  # gone since it was listed
+                with _errors(f"cannot read domain {domain.name()}"):
+                    xml = str(domain.XMLDesc(0))
+                guest = Guest(domain.UUIDString(), domain.name(), _power_state(domain))
+                found.append(Found(guest, _mark(domain) is not None, xml))
+        return sorted(found, key=lambda item: item.guest.name)
 
     def running(self) -> int:
         """How many domains are active, ours or not."""
