@@ -245,8 +245,9 @@ class InstanceRecord(LeasingPhase):
                 instances.save(connection, instance, self._now)
                 instances.start_action(connection, instance, "create", self.identity.user_id, self._now)
                 self.note_state(instance, VmState.ERROR, VmState.BUILDING)
-            elif instance.fault:
-                instance = instance.with_(fault=None)  # of an attempt that a killed run gave up: it stays in attempts
+            elif instance.attempts:  # of a run that was killed: this one begins anew
+                instance = instance.with_(attempts=(), fault=None)
+                instances.save(connection, instance, self._now)
             handle.append(instance.with_(wait_for=server.wait_for))
         left = residues.of(connection, [instance.uuid for instance in handle if instance.uuid not in busy])
         return {"instances": to_wire(handle), **_to_undo(left)}

@@ -96,6 +96,7 @@ class Site:
             "records_url": records_url,
             "keys_directory": str(STATE / "control" / "keys"),
             "notification_file": "",
+            "shared_host": True,  # the lab may have servers of its own
             "networks": [
                 {
                     "name": "lab-test",

@@ -18,7 +18,8 @@ Guests = dict[str, Guest]
 def test_a_host_is_a_whole_machine(name: str) -> None:
     host = testinfra.get_host(f"podman://{name}")
     assert host.run("systemctl is-system-running").stdout.strip() == "running"
-    assert host.service("libvirtd").is_running
+    assert host.socket("unix:///run/libvirt/libvirt-sock").is_listening
+    assert on(name, "virsh", "uri").strip() == "qemu:///system"
     assert host.service("ssh").is_running
     assert host.mount_point("/var/lib/libvirt/images").filesystem == "ext4"
     assert host.interface("eth1").exists

@@ -266,6 +266,42 @@ def test_a_delete_takes_what_failed_attempts_left_on_other_hosts_too(site: Site)
         assert site.rows(table) == [], table
 
 
+@ANY_DATABASE
+def test_what_a_deleted_server_left_on_a_host_out_of_reach_is_undone_with_the_hosts_recovery(site: Site) -> None:
+    site.record("kvm1")
+    handle = site.boot(site.server(), last="port")
+    site.step("active", [site.failed(item, "unreachable", "network") for item in handle], [], {"max_attempts": 1})
+    site.undo([site.stuck(item, "unreachable") for item in site.results["active"]["to_undo"]])
+    (going,) = site.delete("web", last="deleting")
+    site.undo([site.stuck(item, "unreachable") for item in site.results["deleting"]["to_undo"]])
+    site.undo([going], ("volume_absent", "port_absent", "schedule_absent", "absent"))
+    assert site.states()[:2] == ("DELETED", None)
+    assert site.residues() == [("web", "kvm1")]
+    site.kill()
+    found = site.phase("instance", "root", state="recorded", hosts=["kvm1"])
+    assert (found["instances"], [item["name"] for item in found["to_undo"]]) == ([], ["web"])
+    site.undo(found["to_undo"], user="root")
+    assert site.residues() == []
+    assert site.states()[:2] == ("DELETED", None)
+
+
+@ANY_DATABASE
+def test_a_delete_during_a_rollback_gets_the_server_once_that_is_over(site: Site) -> None:
+    site.boot(site.server(), host=site.failed)
+    to_undo = site.results["active"]["to_undo"]
+    site.run = "the delete"
+    site.phase("instance", state="deleting", names=["web"], lease_timeout=0)
+    site.run = "the first run"
+    site.undo(to_undo)
+    assert site.results["undone"]["retrying"] == 0, "it is not tried elsewhere"
+    assert site.rows("leases") == site.rows("residues") == []
+    assert (set(site.claims()), len(site.ports())) == ({"web"}, 1), "the delete gives those back"
+    site.run = "the delete"
+    site.delete("web")
+    assert site.states()[:2] == ("DELETED", None)
+    assert site.rows("allocations") == site.rows("ports") == site.rows("leases") == []
+
+
 @pytest.mark.parametrize("killed_after", range(1, 17))
 @ANY_DATABASE
 def test_a_boot_with_a_retry_killed_after_any_step(site: Site, killed_after: int) -> None:
