@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from lab_site import HOSTS, STATE, Site, on, sh
+from lab_site import HOSTS, PATHS, STATE, Site, on, sh
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,8 @@ def site(lab: None) -> Iterator[Site]:
     """New records for each test; whatever it left on the hosts goes."""
     shutil.rmtree(STATE, ignore_errors=True)
     (STATE / "control").mkdir(parents=True, mode=0o700)
+    for host in HOSTS:  # what a test run that was killed left
+        on(host, f"rm -rf {' '.join(PATHS.values())}")
     site = Site(f"sqlite:///{STATE}/control/records.db")
     yield site
     for host in HOSTS:
