@@ -114,6 +114,8 @@ class Proxy:
         self.directory = Path(tempfile.mkdtemp(prefix="barestack-proxy-"))
         self.lose: str | None = None
         self.lost = 0
+        self.away = False
+        """Whether the server is away from the next lost message on."""
         self._kept: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.directory / ".s.PGSQL.5432"))
@@ -136,6 +138,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self.away and not self.lose:
+                    client.close()
+                    continue
                 upstream = socket.socket(socket.AF_UNIX)
                 upstream.connect(str(self._server.directory / ".s.PGSQL.5432"))
                 threading.Thread(target=self._serve, args=(client, upstream), daemon=True).start()

@@ -31,9 +31,9 @@ Handle = list[dict[str, Any]]
 class Site:
     """The records as any number of runs share them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, records_url: str) -> None:
         self.catalog = {**yaml.safe_load(SITE.read_text()), "keypairs": []}
-        self.url = f"sqlite:///{directory}/records.db"
+        self.url = records_url
         self.keys = str(directory / "keys")
         self.notifications = directory / "notifications.jsonl"
         hashed = argon2.PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash("hush-hush")
@@ -122,8 +122,8 @@ def running(handle: Handle) -> Handle:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    site = Site(tmp_path)
+def site(tmp_path: Path, records_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    site = Site(tmp_path, records_url)
     monkeypatch.setattr(process, "run_pid", site.pid)
     monkeypatch.setattr(keeper, "start", lambda *_: None)
     monkeypatch.setattr(keeper, "GRACE", 0.0)

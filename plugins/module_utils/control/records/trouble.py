@@ -16,7 +16,7 @@ CONFLICTS = 10
 """How often a transaction that another one got in the way of is tried in all."""
 CONFLICTS_BESIDE_OTHERS = 5
 """After so many it has the records to itself: a long one would lose against short ones for ever. Eight runs that do
-nothing else are through soonest with 5; with none of this, one in ten of their phases would give up after 10 tries."""
+nothing else are through soonest with 5; without this some of their phases give up after ten tries."""
 LOCK_TIMEOUT = 60
 """Seconds to wait for a lock that another process holds. Transactions take parts of a second."""
 IDLE_TIMEOUT = LOCK_TIMEOUT // 2

@@ -408,7 +408,6 @@ def test_a_fixed_address_that_is_taken_stops_one_server_only(site: Any) -> None:
         site.boot({**pinned, "name": "third", "nics": [nic]})
 
 
-@ANY_DATABASE
 def test_a_network_that_is_full_stops_one_server_only(site: Any) -> None:
     handle = site.boot(site.server("s", network="narrow", count=6))
     full = [item for item in handle if item["fault"]]
