@@ -165,7 +165,7 @@ class Site:
         ids = [row["id"] for table in tables[1:] for row in self.sql(f"SELECT id FROM {table}")]  # noqa: S608
         ids += [row["uuid"] for row in self.sql("SELECT uuid FROM instances")]
         ids += [row["network_id"] for row in self.sql("SELECT DISTINCT network_id FROM ports")]
-        wanted = {"paths": list(PATHS.values()), "names": ["\0"], "cidr": f"{CIDR}.", "ids": ids}
+        wanted = {"paths": list(PATHS.values()), "names": "\0", "cidr": f"{CIDR}.", "ids": ids}
         script = (ROOT / "tests" / "crash" / "look.py").read_text()
         on(host, "cat > /run/look.py", text=script)
         return list(json.loads(on(host, "python3 /run/look.py", text=json.dumps(wanted))))
