@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab_site import HOSTS, PATHS, STATE, Site, on, sh
+from postgresql_server import Server
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +23,40 @@ def lab() -> None:
 @pytest.fixture
 def site(lab: None) -> Iterator[Site]:
     """New records for each test; whatever it left on the hosts goes."""
+    with _new(f"sqlite:///{STATE}/control/records.db") as site:
+        yield site
+
+
+@pytest.fixture
+def database() -> Iterator[Server]:
+    """A PostgreSQL server of the test's own."""
+    server = Server()
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgresql_site(lab: None, database: Server) -> Iterator[Site]:
+    """A site whose records are in PostgreSQL."""
+    with _new(database.url(database.database())) as site:
+        yield site
+
+
+@contextlib.contextmanager
+def _new(records_url: str) -> Iterator[Site]:
     shutil.rmtree(STATE, ignore_errors=True)
     (STATE / "control").mkdir(parents=True, mode=0o700)
     for host in HOSTS:  # what a test run that was killed left
         on(host, f"rm -rf {' '.join(PATHS.values())}")
-    site = Site(f"sqlite:///{STATE}/control/records.db")
+    site = Site(records_url)
     yield site
     for host in HOSTS:
         with contextlib.suppress(AssertionError):
             sh("podman", "unpause", host)
-    if (STATE / "control" / "records.db").exists() and site.servers():
+    if site.has_records() and site.servers():
         run = site.delete_all()
         assert run.rc == 0, run.output

@@ -8,11 +8,13 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from lab_site import HOSTS, PATHS, Site, on, sh, until
+from postgresql_server import Server
 
 IMAGES = Path("/var/lib/barestack/images")
 
@@ -35,6 +37,16 @@ def in_background(host: str, script: str) -> Iterator[None]:
         yield
     finally:
         on(host, f"kill -9 {pid}; true")
+
+
+@contextlib.contextmanager
+def in_the_meantime(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    timer = threading.Timer(seconds, act)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
 
 
 def known(site: Site) -> None:
@@ -157,6 +169,36 @@ def test_a_host_that_is_gone_from_the_start(site: Site) -> None:
     run = site.boot(site.server(count=6))
     assert run.rc == 0, run.output
     assert site.sql("SELECT * FROM residues") == []
+    site.placed_as_recorded()
+    site.audit_is_clean()
+
+
+def test_postgresql_restarted_in_the_middle(postgresql_site: Site, database: Server) -> None:
+    site = postgresql_site
+    run = site.starting(site.server(count=6))
+    run.until("TASK [Vif]")
+    database.stop("immediate")
+    with in_the_meantime(5, database.start):
+        done = run.end()
+    assert done.rc == 0, done.output
+    assert site.states() == {"ACTIVE"}
+    site.placed_as_recorded()
+    site.audit_is_clean()
+
+
+def test_postgresql_lost_in_the_middle(postgresql_site: Site, database: Server) -> None:
+    """The run ends, the guests stay, and the next run finishes their records."""
+    site = postgresql_site
+    run = site.starting(site.server(count=3))
+    run.until("TASK [Image]")
+    database.stop("immediate")
+    done = run.end()
+    assert done.rc == 2
+    assert "records" in done.output
+    database.start()
+    again = site.boot(site.server(count=3))
+    assert again.rc == 0, again.output
+    assert site.states() == {"ACTIVE"}
     site.placed_as_recorded()
     site.audit_is_clean()
 

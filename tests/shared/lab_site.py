@@ -11,13 +11,14 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import NullPool, create_engine, inspect, text
 
 ROOT = Path(__file__).parents[2]
 STATE = Path("/var/lib/barestack-labtest")
@@ -90,7 +91,7 @@ class Playing:
 class Site:
     """Our playbooks with the site's variables."""
 
-    def __init__(self, records_url: str, schema: str | None = None) -> None:
+    def __init__(self, records_url: str) -> None:
         self.variables: dict[str, Any] = {
             **PATHS,
             "records_url": records_url,
@@ -140,12 +141,13 @@ class Site:
         return {"name": name, "flavor": "m1.nano", "image": "blank", "network": "lab-test", **changes}
 
     def sql(self, query: str) -> list[dict[str, Any]]:
-        connection = sqlite3.connect(f"file:{STATE}/control/records.db?mode=ro", uri=True)
-        connection.row_factory = sqlite3.Row
-        try:
-            return [dict(row) for row in connection.execute(query)]
-        finally:
-            connection.close()
+        engine = create_engine(self.variables["records_url"], poolclass=NullPool)
+        with engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(text(query))]
+
+    def has_records(self) -> bool:
+        """Whether any phase came as far as the records."""
+        return inspect(create_engine(self.variables["records_url"], poolclass=NullPool)).has_table("instances")
 
     def servers(self) -> list[dict[str, Any]]:
         """The servers that the records have."""

@@ -117,6 +117,7 @@ def test_everything(catalog: Catalog, alice: Identity) -> None:
             [("private", "192.0.2.9"), ("storage", None)],
         ),
         ([{"net-name": "private"}, {"net-name": "private"}], [("private", None), ("private", None)]),
+        ("none", []),
     ],
 )
 def test_forms_of_nics(nics: Any, expected: list[tuple[str, str | None]], catalog: Catalog, alice: Identity) -> None:
