@@ -9,35 +9,18 @@ are the medians of the rounds; only ratios mean anything on a machine that other
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import re
-import resource
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PLAYBOOK = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(ROOT / "inventories" / "local")]
+from common import ROOT, machine, play
 
-
-def play(playbook: str, variables: dict[str, Any]) -> tuple[float, str]:
-    """(wall seconds, what it printed)."""
-    started = time.monotonic()
-    done = subprocess.run(
-        [*PLAYBOOK, str(ROOT / playbook), "-e", json.dumps(variables)], capture_output=True, text=True, cwd=ROOT
-    )
-    seconds = time.monotonic() - started
-    if done.returncode:
-        sys.exit(f"{playbook} failed:\n{done.stdout}\n{done.stderr}")
-    return seconds, done.stdout
+INVENTORY = ROOT / "inventories" / "local"
 
 
 SUBNET = {"name": "bench-v4", "cidr": "10.134.0.0/24", "gateway_ip": "10.134.0.1"}
@@ -50,10 +33,6 @@ def request(count: int) -> dict[str, Any]:
     return {"instances": [server], **SITE}
 
 
-def module_calls(output: str) -> int:
-    return len(re.findall(r"^(?:ok|changed): \[", output, re.MULTILINE))
-
-
 def names(count: int) -> list[str]:
     return ["bench"] if count == 1 else [f"bench-{number}" for number in range(1, count + 1)]
 
@@ -63,56 +42,16 @@ def virsh(*arguments: str) -> str:
     return subprocess.run(["virsh", "-q", *arguments], capture_output=True, text=True).stdout
 
 
-def servers() -> dict[str, str]:
-    """uuid -> domain XML of our servers."""
-    found = {uuid: virsh("dumpxml", "--inactive", uuid) for uuid in virsh("list", "--uuid").split()}
-    return {uuid: xml for uuid, xml in found.items() if "<nova:name>bench" in xml}
+def servers() -> list[str]:
+    """The uuids of our servers."""
+    return [uuid for uuid in virsh("list", "--uuid").split() if "<nova:name>bench" in virsh("dumpxml", uuid)]
 
 
-def save(directory: Path) -> None:
-    """What raw.py needs to make the same servers."""
-    overlays: dict[str, list[dict[str, Any]]] = {}
-    for uuid, xml in servers().items():
-        (directory / f"{uuid}.xml").write_text(xml)
-        overlays[uuid] = []
-        for disk in ElementTree.fromstring(xml).iter("disk"):
-            path = disk.find("source").get("file")  # type: ignore[union-attr]
-            if disk.get("device") == "cdrom":
-                shutil.copyfile(path, directory / f"{uuid}.iso")
-                overlays[uuid].append({"path": path, "iso": True})
-                continue
-            info = json.loads(subprocess.check_output(["qemu-img", "info", "-U", "--output=json", path]))
-            overlays[uuid].append(
-                {
-                    "path": path,
-                    "iso": False,
-                    "size": info["virtual-size"],
-                    "backing": info.get("backing-filename"),
-                    "format": info.get("backing-filename-format"),
-                }
-            )
-    (directory / "overlays.json").write_text(json.dumps(overlays))
-
-
-def raw(directory: Path) -> float:
-    """Wall seconds of the raw boot. The bridges that the domains name are made before and removed after."""
-    bridges = {
-        str(item.get("bridge"))
-        for path in directory.glob("*.xml")
-        for item in ElementTree.parse(path).iter("source")
-        if item.get("bridge")
-    }
-    for bridge in bridges:
-        subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
-        subprocess.run(["ip", "link", "set", bridge, "up"], check=True)
-    script = [sys.executable, str(Path(__file__).with_name("raw.py"))]
+def raw(act: str, directory: Path) -> float:
+    """Wall seconds of one of raw.py's acts."""
     started = time.monotonic()
-    subprocess.run([*script, "up", str(directory)], check=True)
-    seconds = time.monotonic() - started
-    subprocess.run([*script, "down", str(directory)], check=True)
-    for bridge in bridges:
-        subprocess.run(["ip", "link", "del", bridge], check=True)
-    return seconds
+    subprocess.run([sys.executable, str(Path(__file__).with_name("raw.py")), act, str(directory)], check=True)
+    return time.monotonic() - started
 
 
 def settle() -> None:
@@ -126,20 +65,24 @@ def settle() -> None:
 
 
 def round_of(count: int) -> dict[str, float]:
-    boot, output = play("boot_instance.yml", request(count))
+    boot = play(INVENTORY, "boot_instance.yml", request(count))
     settle()
-    rerun, _ = play("boot_instance.yml", request(count))
+    rerun = play(INVENTORY, "boot_instance.yml", request(count))
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        save(directory)
-        delete, _ = play("playbooks/delete_instance.yml", {"names": names(count), **SITE})
-        return {
-            "boot": boot,
-            "rerun": rerun,
-            "delete": delete,
-            "raw": raw(directory),
-            "calls": float(module_calls(output)),
-        }
+        raw("save", directory)
+        delete = play(INVENTORY, "playbooks/delete_instance.yml", {"names": names(count), **SITE})
+        raw("bridges", directory)
+        yardstick = raw("up", directory)
+        raw("down", directory)
+    return {
+        "boot": boot.seconds,
+        "rerun": rerun.seconds,
+        "delete": delete.seconds,
+        "raw": yardstick,
+        "calls": boot.calls,
+        "peak": boot.peak_tree,
+    }
 
 
 def main() -> None:
@@ -159,11 +102,7 @@ def main() -> None:
     further = options.servers - 1
     ours = (many["boot"] - one["boot"]) / further
     theirs = (many["raw"] - one["raw"]) / further
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(
-        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, "
-        f"{options.rounds} rounds, medians\n"
-    )
+    print(f"{machine()}, {options.rounds} rounds, medians\n")
     print("| | barestack.kvm | raw libvirt | ratio | goal |")
     print("|---|---|---|---|---|")
     print(f"| one server | {one['boot']:.2f} s | {one['raw']:.2f} s | {one['boot'] / one['raw']:.2f} | 5 |")
@@ -176,7 +115,7 @@ def main() -> None:
     print(f"| rerun of one unchanged | {one['rerun']:.2f} s | | | |")
     print(f"| delete of {options.servers} | {many['delete']:.2f} s | | | |")
     print(f"| module calls, 1 / {options.servers} | {one['calls']:.0f} / {many['calls']:.0f} | | | equal |")
-    print(f"| controller's peak memory | {peak:.0f} MiB | | | |")
+    print(f"| controller's peak memory | {many['peak']:.0f} MiB | | | |")
 
 
 if __name__ == "__main__":

@@ -144,8 +144,9 @@ class ComputeNode(ControlPhase):
         if self.params["state"] == "stale":
             return self._stale(connection)
         if self.params["state"] == "present":
-            for host in self.params["hosts"]:
-                self._record(connection, host)
+            for name, before, after in placement.record(connection, self.params["hosts"], now()):
+                if before != after:
+                    self.effects.note("compute_node.record", name, before=pretty(before), after=pretty(after))
             return {}
         self.identity.require("admin")
         names = self.params["names"]
@@ -164,11 +165,6 @@ class ComputeNode(ControlPhase):
         time = now()
         fresh = {row.host for row in compute_nodes.rows(connection) if placement.age(row.updated_at, time) <= limit}
         return {"stale": [name for name in self.params["names"] if name not in fresh]}
-
-    def _record(self, connection: Connection, host: dict[str, Any]) -> None:
-        before, after = placement.record(connection, host, now())
-        if before != after:
-            self.effects.note("compute_node.record", host["name"], before=pretty(before), after=pretty(after))
 
     def _enable(self, connection: Connection, name: str, enabled: bool) -> None:
         rows = {row.host: (row.enabled, row.disabled_reason) for row in compute_nodes.rows(connection)}

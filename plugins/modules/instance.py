@@ -145,12 +145,12 @@ missing:
   elements: str
 """
 
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, notify
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.leasing import LeasingPhase
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import pretty
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import pretty, replaced
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (
     compute_nodes,
     instances,
@@ -158,7 +158,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records impo
     residues,
     volumes,
 )
-from ansible_collections.barestack.kvm.plugins.module_utils.control.request import parse
+from ansible_collections.barestack.kvm.plugins.module_utils.control.request import Requested, parse
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import parse_availability_zone
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Fault,
@@ -231,19 +231,18 @@ class InstanceRecord(LeasingPhase):
             connection, catalog, self.identity, [server for server in requested if server.name not in rows]
         )
         found = {i.name: i for i in instances.handles(connection, list(rows.values()))}
+        new = self._create(connection, catalog, [server for server in requested if server.name not in found])
         handle = []
         for server in requested:
-            instance = found.get(server.name)
-            if instance is None:
-                instance = lifecycle.create(connection, catalog, self.identity, server, self._now)
-                self.lease(connection, [instance])
+            instance = found.get(server.name) or new[server.name]
+            if server.name in new:
                 self.effects.note("instance.record", instance.name, after=pretty(server.to_record()))
             elif instance.uuid in busy:
                 instance = self.left(instance)
             elif instance.vm_state == VmState.ERROR:
                 instance = lifecycle.retry(connection, catalog, self.identity, instance, server)
                 instances.save(connection, instance, self._now)
-                instances.start_action(connection, instance, "create", self.identity.user_id, self._now)
+                instances.start_actions(connection, [instance], "create", self.identity.user_id, self._now)
                 self.note_state(instance, VmState.ERROR, VmState.BUILDING)
             elif instance.attempts:  # of a run that was killed: this one begins anew
                 instance = instance.with_(attempts=(), fault=None)
@@ -251,6 +250,12 @@ class InstanceRecord(LeasingPhase):
             handle.append(instance.with_(wait_for=server.wait_for))
         left = residues.of(connection, [instance.uuid for instance in handle if instance.uuid not in busy])
         return {"instances": to_wire(handle), **_to_undo(left)}
+
+    def _create(self, connection: Connection, catalog: Catalog, requested: Sequence[Requested]) -> dict[str, Instance]:
+        """Name to server, of those that there were none of: with their leases."""
+        made = lifecycle.create(connection, catalog, self.identity, requested, self._now)
+        self.lease(connection, made)
+        return {instance.name: instance for instance in made}
 
     def _recorded(self, connection: Connection) -> dict[str, Any]:
         self.identity.require("admin")
@@ -263,18 +268,14 @@ class InstanceRecord(LeasingPhase):
         return {"instances": to_wire(handle), **_to_undo([item for item in left if item.uuid not in busy])}
 
     def _building(self, connection: Connection) -> dict[str, Any]:
-        handle = []
-        for instance in self.handle(connection):
-            if not instance.fault:
-                instance = lifecycle.advance(connection, instance, self.params["task_state"], self._now)
-                instance = instances.write_events(connection, instance)
-            handle.append(instance)
-        return {"instances": to_wire(handle)}
+        handle = self.handle(connection)
+        good = [instance for instance in handle if not instance.fault]
+        good = lifecycle.advance(connection, good, lambda _: self.params["task_state"], self._now)
+        return {"instances": to_wire(replaced(handle, instances.write_events(connection, good)))}
 
     def _active(self, connection: Connection) -> dict[str, Any]:
         handle, failed = [], []
-        for instance in self.handle(connection):
-            instance = self._finish(connection, instance)
+        for instance in self._finish(connection, self.handle(connection)):
             if instance.fault and instance.vm_state == VmState.BUILDING and instance.task_state != TaskState.DELETING:
                 instance = lifecycle.give_up(connection, instance, self.params["max_attempts"], self._now)
                 failed.append(instance)
@@ -284,31 +285,40 @@ class InstanceRecord(LeasingPhase):
         waiting = sorted({str(instance.host) for instance in everyone if instance.wait_for and not instance.fault})
         return {"instances": to_wire(everyone), "waiting": waiting, **_to_undo(failed)}
 
-    def _finish(self, connection: Connection, instance: Instance) -> Instance:
-        """ACTIVE, if it runs. One that is ACTIVE already stays so, whatever failed in this run."""
-        if instance.power_state != PowerState.RUNNING and not instance.fault:
-            message = f"the guest is {instance.power_state}, not {PowerState.RUNNING}: not every phase was carried out"
-            instance = instance.with_(fault=Fault(self.name, instance.host, message))
-        if instance.fault or instance.vm_state == VmState.ACTIVE:
+    def _finish(self, connection: Connection, handle: list[Instance]) -> list[Instance]:
+        """ACTIVE, those that run. One that is ACTIVE already stays so, whatever failed in this run."""
+        handle = [self._unless_off(instance) for instance in handle]
+        ready = [i for i in handle if not i.fault and i.vm_state != VmState.ACTIVE]
+        done = [
+            instance.with_(
+                vm_state=VmState.ACTIVE,
+                task_state=None,
+                attempts=(),
+                power_state=PowerState.RUNNING,
+                launched_at=instance.launched_at or self._now,
+            )
+            for instance in ready
+        ]
+        instances.save_all(connection, done, self._now)
+        active = [port.id for i in done for port in i.ports if port.status == PortStatus.ACTIVE]
+        if active:
+            ports.set_status(connection, active, PortStatus.ACTIVE)
+        for instance in done:
+            if instance.block_devices:
+                volumes.attached(connection, instance)
+        compute_nodes.built(connection, {instance.host for instance in done if instance.host})
+        done = instances.write_events(connection, done)
+        instances.finish_actions(connection, done, self._now)
+        for before, instance in zip(ready, done):
+            self.note_state(instance, f"{before.vm_state}/{before.task_state}", f"{instance.vm_state}/None")
+            self._notifications.append(notify.cloud_event("instance.create.end", instance, self._now))
+        return replaced(handle, done)
+
+    def _unless_off(self, instance: Instance) -> Instance:
+        if instance.power_state == PowerState.RUNNING or instance.fault:
             return instance
-        before = f"{instance.vm_state}/{instance.task_state}"
-        instance = instance.with_(
-            vm_state=VmState.ACTIVE,
-            task_state=None,
-            attempts=(),
-            power_state=PowerState.RUNNING,
-            launched_at=instance.launched_at or self._now,
-        )
-        instances.save(connection, instance, self._now)
-        ports.set_status(connection, [p.id for p in instance.ports if p.status == PortStatus.ACTIVE], PortStatus.ACTIVE)
-        volumes.attached(connection, instance)
-        if instance.host:
-            compute_nodes.count_build(connection, instance.host, failed=False)
-        instance = instances.write_events(connection, instance)
-        instances.finish_action(connection, instance, self._now)
-        self.note_state(instance, before, f"{instance.vm_state}/None")
-        self._notifications.append(notify.cloud_event("instance.create.end", instance, self._now))
-        return instance
+        message = f"the guest is {instance.power_state}, not {PowerState.RUNNING}: not every phase was carried out"
+        return instance.with_(fault=Fault(self.name, instance.host, message))
 
     def _rolled_back(self, connection: Connection) -> dict[str, Any]:
         failed, retry, going, warnings = [], [], [], []
@@ -339,13 +349,14 @@ class InstanceRecord(LeasingPhase):
         rows, missing = lifecycle.resolve(connection, self.identity, self.params["names"])
         busy = self.lease(connection, rows)
         handle = []
-        for instance in instances.handles(connection, rows):
-            if instance.task_state != TaskState.DELETING:
-                instances.finish_action(connection, instance, self._now, "Deleted")
-                instances.start_action(connection, instance, "delete", self.identity.user_id, self._now)
-                instance = instance.with_(task_state=TaskState.DELETING)
-                instances.save(connection, instance, self._now)
-                self.note_state(instance, instance.vm_state, TaskState.DELETING)
+        known = instances.handles(connection, rows)
+        marked = [i.with_(task_state=TaskState.DELETING) for i in known if i.task_state != TaskState.DELETING]
+        instances.finish_actions(connection, marked, self._now, "Deleted")
+        instances.start_actions(connection, marked, "delete", self.identity.user_id, self._now)
+        instances.save_all(connection, marked, self._now)
+        for instance in marked:
+            self.note_state(instance, instance.vm_state, TaskState.DELETING)
+        for instance in replaced(known, marked):
             stuck = self.left(instance).fault if instance.uuid in busy else None
             handle.append(instance.with_(fault=None, stuck=stuck))
         if busy and self.patient:
@@ -356,22 +367,22 @@ class InstanceRecord(LeasingPhase):
 
     def _absent(self, connection: Connection) -> dict[str, Any]:
         handle = self.handle(connection)
-        for instance in handle:
-            instances.write_events(connection, instance)
-            if not instance.stuck:
-                residues.remove(connection, [instance])
-                instances.finish_action(connection, instance, self._now)
-                instances.delete(connection, instance.uuid, self._now)
-                self.effects.note("instance.record", instance.name, before=pretty({"uuid": instance.uuid}))
-                gone = instance.with_(vm_state=VmState.DELETED, task_state=None)
-                self._notifications.append(notify.cloud_event("instance.delete.end", gone, self._now))
+        instances.write_events(connection, handle)
+        gone = [instance for instance in handle if not instance.stuck]
+        residues.remove(connection, gone)
+        instances.finish_actions(connection, gone, self._now)
+        instances.delete(connection, [instance.uuid for instance in gone], self._now)
+        for instance in gone:
+            self.effects.note("instance.record", instance.name, before=pretty({"uuid": instance.uuid}))
+            deleted = instance.with_(vm_state=VmState.DELETED, task_state=None)
+            self._notifications.append(notify.cloud_event("instance.delete.end", deleted, self._now))
         self.release(connection, handle)
         return {"instances": to_wire(handle)}
 
     def _again(self, connection: Connection, instance: Instance) -> Instance:
         """Out of a failed attempt, into the next."""
         before = f"{instance.vm_state}/{instance.task_state} on {instance.host}"
-        instances.write_events(connection, instance)
+        instances.write_events(connection, [instance])
         instance = lifecycle.again(connection, instance).with_(events=())
         instances.save(connection, instance, self._now)
         self.note_state(instance, before, f"{instance.vm_state}/{instance.task_state}")
@@ -387,15 +398,15 @@ class InstanceRecord(LeasingPhase):
             fault=instance.fault or instance.stuck,
         )
         if instances.save(connection, instance, self._now):
-            instances.write_events(connection, instance)
-            instances.finish_action(connection, instance, self._now, "Error")
+            instances.write_events(connection, [instance])
+            instances.finish_actions(connection, [instance], self._now, "Error")
             self.note_state(instance, before, f"{VmState.ERROR}: {instance.fault}")
             self._notifications.append(notify.cloud_event("instance.create.error", instance, self._now))
         return instance.with_(events=())
 
     def _count_failure(self, connection: Connection, instance: Instance) -> None:
         if instance.host:
-            compute_nodes.count_build(connection, instance.host, failed=True)
+            compute_nodes.count_failure(connection, instance.host)
 
     def _with_earlier(self, handle: list[Instance]) -> list[Instance]:
         """This attempt's servers, and those that only earlier ones had to do with."""

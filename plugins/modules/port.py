@@ -98,11 +98,12 @@ ports:
   elements: dict
 """
 
+import contextlib
 from typing import Any
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, networking
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty, replaced
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
@@ -142,17 +143,15 @@ class PortRecord(ControlPhase):
         if self.params["state"] == "rolled_back":
             return self._rolled_back(connection)
         self._catalog = Catalog.load(self.params["catalog"])
-        act = getattr(self, f"_{self.params['state']}")
-        handle = [act(connection, instance) for instance in self.handle(connection)]
+        handle = self.handle(connection)
         if self.params["state"] == "absent":
+            handle = [self._absent(connection, instance) for instance in handle]
             for name in self.params["names"]:
                 if networking.delete_port(connection, self.identity.project_id, name):
                     self.effects.note("port.record", name, before="allocated\n")
             return {"instances": to_wire(handle), "ports": []}
+        handle = self._present(connection, handle)
         own = self._own_ports(connection)
-        good = ports.attach(connection, [instance for instance in handle if not instance.fault])
-        by_uuid = {instance.uuid: instance for instance in good}
-        handle = [by_uuid.get(instance.uuid, instance) for instance in handle]
         return {"instances": to_wire(handle), "ports": to_wire(own)}
 
     def _own_ports(self, connection: Connection) -> list[dict[str, Any]]:
@@ -164,15 +163,24 @@ class PortRecord(ControlPhase):
             answer.append(port)
         return answer
 
-    def _present(self, connection: Connection, instance: Instance) -> Instance:
-        if instance.fault:
-            return instance
-        instance = lifecycle.advance(connection, instance, TaskState.NETWORKING, now())
+    def _present(self, connection: Connection, handle: list[Instance]) -> list[Instance]:
+        good = [instance for instance in handle if not instance.fault]
+        good = lifecycle.advance(connection, good, lambda _: TaskState.NETWORKING, now())
+        taken = networking.Taken(connection)
+        handle = replaced(handle, [self._allocate(connection, instance, taken) for instance in good])
+        good = [instance for instance in handle if not instance.fault]
+        networking.bind(connection, good)
+        good, refreshed = networking.refresh_groups(connection, self._catalog, ports.attach(connection, good))
+        for effect, target, what in refreshed:
+            self.effects.note(effect, target, after=pretty(what))
+        return replaced(handle, good)
+
+    def _allocate(self, connection: Connection, instance: Instance, taken: networking.Taken) -> Instance:
         try:
-            with connection.begin_nested():
-                made = networking.allocate(connection, instance)
-                made += networking.refresh_groups(connection, self._catalog, instance)
+            with connection.begin_nested() if instance.networks else contextlib.nullcontext():
+                made = networking.allocate(connection, instance, taken)
         except BarestackError as error:
+            taken.forget()
             return instance.with_(fault=Fault("port", None, str(error), error.code))
         for effect, target, what in made:
             self.effects.note(effect, target, after=pretty(what))

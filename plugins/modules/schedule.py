@@ -102,9 +102,11 @@ hosts:
   type: list
   elements: str
 decisions:
-  description: For each server that was placed now, the hosts that entered, what removed which, and the weights.
+  description:
+    - For each server that was placed now, how many hosts entered, what removed which, and the weights of the others.
+    - Of hosts that were removed and of hosts that fit the first ten are listed each.
   returned: always
-  type: dict
+  type: str
 why:
   description: The same, short, for people.
   returned: always
@@ -134,6 +136,7 @@ class Schedule(ControlPhase):
     """Place what has no claim yet."""
 
     name = "schedule"
+    handles = ("instances", "decisions")
     argument_spec = {
         "instances": {"type": "list", "elements": "dict", "required": True},
         "state": {"type": "str", "choices": ["present", "rolled_back", "absent"], "default": "present"},
@@ -152,28 +155,31 @@ class Schedule(ControlPhase):
         return self._absent(connection, [i for i in self.handle(connection) if not i.stuck])
 
     def _absent(self, connection: Connection, handle: list[Instance]) -> dict[str, Any]:
+        held = compute_nodes.release(connection, [instance.uuid for instance in handle])
         for instance in handle:
-            if compute_nodes.release(connection, instance.uuid):
+            if instance.uuid in held:
                 self.effects.note("allocation.claim", instance.name, before=f"on {instance.host}\n")
         return {"instances": to_wire(handle), "decisions": {}, "why": []}
 
     def _present(self, connection: Connection, handle: list[Instance]) -> dict[str, Any]:
         if self.check_mode:  # compute_node wrote them in a transaction that was rolled back
-            for report in self.params["reports"]:
-                placement.record(connection, report, now())
+            placement.record(connection, self.params["reports"], now())
         kept = compute_nodes.claims(connection, [instance.uuid for instance in handle])
         wanting = [i for i in handle if i.uuid not in kept and not i.fault]
         chosen, decisions = self._choose(connection, wanting) if wanting else ({}, [])
         reasons = {decision.instance_uuid: decision.explain for decision in decisions if not decision.host}
         why = []
+        names = {instance.uuid: instance.name for instance in wanting}
         for decision in decisions:
-            name = next(instance.name for instance in wanting if instance.uuid == decision.instance_uuid)
+            name = names[decision.instance_uuid]
             table = explain.table(decision)
             why.extend([f"{name}:", *(f"  {line}" for line in table)])
             if decision.host:
                 after = f"{decision.host}\n" + "".join(f"{line}\n" for line in table)
                 self.effects.note("allocation.claim", name, after=after)
-        result = [self._placed(connection, i, {**kept, **chosen}, reasons) for i in handle]
+        hosts = {**kept, **chosen}
+        result = [self._placed(i, hosts, reasons) for i in handle]
+        instances.save_all(connection, [new for new, old in zip(result, handle) if new.host != old.host], now())
         return {
             "instances": to_wire(result),
             "decisions": {decision.instance_uuid: explain.data(decision) for decision in decisions},
@@ -182,23 +188,20 @@ class Schedule(ControlPhase):
 
     def _choose(self, connection: Connection, wanting: list[Instance]) -> tuple[dict[str, str], list[Any]]:
         hosts = placement.load_hosts(connection, self._catalog, now(), self.params["service_down_time"])
-        specs = [placement.request_spec(connection, instance) for instance in wanting]
+        specs = placement.request_specs(connection, wanting)
         decisions = decide(hosts, specs, Options(multipliers=self.params["weight_multipliers"]))
         chosen = {decision.instance_uuid: decision.host for decision in decisions if decision.host}
         compute_nodes.claim(connection, placement.claimed(specs, chosen))
         return chosen, list(decisions)
 
-    def _placed(
-        self, connection: Connection, instance: Instance, hosts: dict[str, str], reasons: dict[str, str]
-    ) -> Instance:
+    def _placed(self, instance: Instance, hosts: dict[str, str], reasons: dict[str, str]) -> Instance:
         if instance.uuid in reasons:
             return instance.with_(fault=Fault("schedule", None, reasons[instance.uuid]))
         if instance.fault:
             return instance
         host = hosts.get(instance.uuid, instance.host)
         if host != instance.host:
-            instance = instance.with_(host=host, availability_zone=placement.zone(self._catalog, str(host)))
-            instances.save(connection, instance, now())
+            return instance.with_(host=host, availability_zone=placement.zone(self._catalog, str(host)))
         return instance
 
 

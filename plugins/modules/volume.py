@@ -62,7 +62,7 @@ instances:
 from typing import Any
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle
-from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase
+from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, replaced
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Fault,
@@ -91,30 +91,40 @@ class Volume(ControlPhase):
             for instance in handle:
                 volumes.roll_back(connection, instance)
             return {"instances": to_wire(handle)}
-        act = getattr(self, f"_{self.params['state']}")
-        handle = [act(connection, instance) for instance in self.handle(connection)]
+        handle = self.handle(connection)
+        if self.params["state"] == "absent":
+            handle = [self._absent(connection, instance) for instance in handle]
+        else:
+            handle = self._present(connection, handle)
         attach = sorted({str(i.host) for i in handle if i.host and i.block_devices and not i.fault})
         return {"instances": to_wire(handle), "attach_hosts": attach}
 
-    def _present(self, connection: Connection, instance: Instance) -> Instance:
-        if instance.fault or instance.vm_state != VmState.BUILDING:
+    def _present(self, connection: Connection, handle: list[Instance]) -> list[Instance]:
+        handle = [self._unless_nowhere(instance) for instance in handle]
+        going = [i for i in handle if not i.fault and i.vm_state == VmState.BUILDING]
+        going = lifecycle.advance(connection, going, _task_state, now())
+        for instance in going:
+            placed = [device.volume_id for device in instance.block_devices]
+            if placed and volumes.place(connection, placed, str(instance.host)):
+                names = ", ".join(device.volume_name for device in instance.block_devices)
+                self.effects.note("volume.record", instance.name, after=f"{names} on {instance.host}\n")
+        return replaced(handle, instances.write_events(connection, going))
+
+    def _unless_nowhere(self, instance: Instance) -> Instance:
+        if instance.fault or instance.vm_state != VmState.BUILDING or instance.host:
             return instance
-        host = instance.host
-        if not host:
-            message = f"Server {instance.name} has no host: schedule it first"
-            return instance.with_(fault=Fault(self.name, None, message, 409))
-        state = TaskState.BLOCK_DEVICE_MAPPING if instance.block_devices else TaskState.SPAWNING
-        instance = lifecycle.advance(connection, instance, state, now())
-        placed = [device.volume_id for device in instance.block_devices]
-        if placed and volumes.place(connection, placed, host):
-            names = ", ".join(device.volume_name for device in instance.block_devices)
-            self.effects.note("volume.record", instance.name, after=f"{names} on {host}\n")
-        return instances.write_events(connection, instance)
+        return instance.with_(
+            fault=Fault(self.name, None, f"Server {instance.name} has no host: schedule it first", 409)
+        )
 
     def _absent(self, connection: Connection, instance: Instance) -> Instance:
-        if not instance.stuck and volumes.release(connection, instance):
+        if not instance.stuck and instance.block_devices and volumes.release(connection, instance):
             self.effects.note("volume.record", instance.name, before="attached\n")
         return instance
+
+
+def _task_state(instance: Instance) -> str:
+    return TaskState.BLOCK_DEVICE_MAPPING if instance.block_devices else TaskState.SPAWNING
 
 
 PHASE = Volume

@@ -13,9 +13,11 @@ from ansible_collections.barestack.kvm.plugins.filter.handle import (
     hosts_of,
     latest,
     merge,
+    on_host,
     trouble,
     undone,
 )
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import pack, unpack
 
 FAULT = {"phase": "disk", "host": "kvm01", "message": "full", "code": 500}
 
@@ -143,3 +145,20 @@ def test_the_summary_takes_what_the_rollback_made_of_a_server() -> None:
     assert trouble({CONTROL: control}) == [
         "a failed in schedule on the control host: no host (all attempts: 1. disk on kvm01: full)"
     ]
+
+
+def test_each_host_gets_its_own_servers_whatever_they_are_called() -> None:
+    handle = [
+        {"uuid": "a", "host": "kvm1", "name": 'x\n"kvm2"\ty'},
+        {"uuid": "b", "host": "kvm2", "name": "b"},
+        {"uuid": "c", "host": "kvm11", "name": "c"},
+        {"uuid": "d", "host": None, "name": "d"},
+        {"uuid": "e", "host": "kvm1", "name": "e"},
+    ]
+    assert unpack(pack(handle)) == handle
+    for given in (handle, pack(handle)):
+        assert unpack(on_host(given, "kvm1")) == [handle[0], handle[4]]
+        assert unpack(on_host(given, "kvm11")) == [handle[2]]
+        assert unpack(on_host(given, "kvm3")) == []
+    assert unpack(on_host(pack([]), "kvm1")) == []
+    assert unpack(on_host(on_host(pack(handle), "kvm2"), "kvm2")) == [handle[1]]

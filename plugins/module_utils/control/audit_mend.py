@@ -42,13 +42,13 @@ def _claim(connection: Connection, recorded: Recorded, target: tuple[str, ...]) 
     server = recorded.servers[target[0]]
     known = {row.host for row in compute_nodes.rows(connection)}
     if server.host in known:  # else the next look says that it still has none
-        resources = placement.request_spec(connection, server).resources
-        compute_nodes.release(connection, server.uuid)
+        resources = placement.request_specs(connection, [server])[0].resources
+        compute_nodes.release(connection, [server.uuid])
         compute_nodes.claim(connection, {server.uuid: (str(server.host), resources)})
 
 
 _ACTS: dict[str, Callable[[Connection, Recorded, tuple[str, ...]], object]] = {
-    "release_claim": lambda connection, _, target: compute_nodes.release(connection, target[0]),
+    "release_claim": lambda connection, _, target: compute_nodes.release(connection, target[:1]),
     "claim": _claim,
     "release_ports": lambda connection, _, target: audit.release_ports(connection, target[0]),
     "bind_ports": lambda connection, recorded, target: audit.bind_ports(connection, recorded.servers[target[0]]),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
@@ -77,10 +77,24 @@ def check_quota(connection: Connection, catalog: Catalog, identity: Identity, ne
             )
 
 
-def create(connection: Connection, catalog: Catalog, identity: Identity, server: Requested, now: str) -> Instance:
-    """Insert a server's record, its volumes and its block device mappings."""
+def create(
+    connection: Connection, catalog: Catalog, identity: Identity, servers: Sequence[Requested], now: str
+) -> list[Instance]:
+    """Insert the servers' records, their volumes and their block device mappings."""
+    together = not any(server.volumes for server in servers)  # else one may ask for another's volume
+    made = []
+    for part in [servers] if together else [[server] for server in servers]:
+        new = [(_instance(connection, catalog, identity, server, now), server.to_record()) for server in part]
+        made += instances.create(connection, new)
+        for instance in made[-1:] if not together else ():
+            volumes.create(connection, instance)
+    instances.start_actions(connection, made, "create", identity.user_id, now)
+    return made
+
+
+def _instance(connection: Connection, catalog: Catalog, identity: Identity, server: Requested, now: str) -> Instance:
     identifier = str(uuid.uuid4())
-    instance = Instance(
+    return Instance(
         id=0,
         uuid=identifier,
         name=server.name,
@@ -101,10 +115,6 @@ def create(connection: Connection, catalog: Catalog, identity: Identity, server:
         block_devices=tuple(_block_device(connection, identity, server, volume) for volume in server.volumes),
         **_from_catalog(connection, catalog, identity, server),
     )
-    instance = instances.create(connection, instance, server.to_record())
-    volumes.create(connection, instance)
-    instances.start_action(connection, instance, "create", identity.user_id, now)
-    return instance
 
 
 def _block_device(connection: Connection, identity: Identity, server: Requested, volume: Any) -> BlockDevice:
@@ -142,7 +152,7 @@ def _nic(
 ) -> dict[str, Any]:
     """The NIC with its network; one that names a port gets the port's network, and the port must be free."""
     if not nic["port"]:
-        taken = ports.taken_addresses(connection, nic["network"].id)
+        taken = ports.taken_addresses(connection, nic["network"].id) if nic["fixed_ip"] else {}
         if any(nic["fixed_ip"] in addresses for addresses in taken.values()):
             raise Conflict(
                 f"Server {server.name}: Fixed IP address {nic['fixed_ip']} is already in use "
@@ -185,6 +195,7 @@ def retry(
     been why it failed. Else its host may still run it, as its task state says.
     """
     if instance.host is None:
+        ports.release(connection, instance.uuid)  # a run that was killed may not have come to it
         instance = instance.with_(**_from_catalog(connection, catalog, identity, server))
         instances.respecify(connection, instance)
     return instance.with_(
@@ -213,17 +224,24 @@ def again(connection: Connection, instance: Instance) -> Instance:
 _ORDER = (TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING)
 
 
-def advance(connection: Connection, instance: Instance, task_state: str, now: str) -> Instance:
-    """A server that is being built, in this task state: written down unless it is further already.
+def advance(
+    connection: Connection, handle: Sequence[Instance], task_state: Callable[[Instance], str], now: str
+) -> list[Instance]:
+    """The servers, those that are being built in this task state: written down unless they are further already.
 
-    It never goes back on one host: what an earlier, killed run may have made there is still there.
+    They never go back on one host: what an earlier, killed run may have made there is still there.
     """
+    result = [
+        instance.with_(task_state=task_state(instance)) if _goes_on(instance, task_state(instance)) else instance
+        for instance in handle
+    ]
+    instances.save_all(connection, [new for new, old in zip(result, handle) if new is not old], now)
+    return result
+
+
+def _goes_on(instance: Instance, task_state: str) -> bool:
     further = instance.task_state in _ORDER and _ORDER.index(instance.task_state) >= _ORDER.index(task_state)
-    if instance.vm_state != VmState.BUILDING or further:
-        return instance
-    instance = instance.with_(task_state=task_state)
-    instances.save(connection, instance, now)
-    return instance
+    return instance.vm_state == VmState.BUILDING and not further
 
 
 def give_up(connection: Connection, instance: Instance, max_attempts: int, now: str) -> Instance:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import uuid
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import ipam
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
@@ -27,39 +27,98 @@ from sqlalchemy import Connection
 _RANDOM = random.SystemRandom()
 
 
-def allocate(connection: Connection, instance: Instance) -> list[tuple[str, str, Any]]:
-    """Make what is missing of the server's ports and of its networks' DHCP ports, and bind them to its host.
+class Taken:
+    """What the networks' ports have already, read once in a transaction that makes many.
+
+    :meth:`forget` where one of them is undone.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.forget()
+
+    def forget(self) -> None:
+        """Read it again."""
+        self._addresses: dict[str, dict[str, set[str]]] = {}
+        self._macs: dict[str, set[str]] = {}
+        self._served: set[tuple[str, str]] = set()
+
+    def addresses(self, network: Network) -> dict[str, set[str]]:
+        """subnet id -> addresses."""
+        if network.id not in self._addresses:
+            self._addresses[network.id] = ports.taken_addresses(self._connection, network.id)
+        return self._addresses[network.id]
+
+    def macs(self, network: Network) -> set[str]:
+        """The network's MAC addresses."""
+        if network.id not in self._macs:
+            self._macs[network.id] = ports.taken_macs(self._connection, network.id)
+        return self._macs[network.id]
+
+    def add(self, port: Port) -> None:
+        """One more."""
+        self.macs(port.network).add(port.mac_address)
+        for ip in port.fixed_ips:
+            self.addresses(port.network).setdefault(ip.subnet_id, set()).add(ip.ip_address)
+
+    def serves(self, network: Network, host: str) -> bool:
+        """Whether the network needs no DHCP port on this host, or no other; asked before one is made."""
+        key = (network.id, host)
+        if key in self._served or not any(subnet.enable_dhcp for subnet in network.subnets):
+            return True
+        self._served.add(key)
+        return ports.dhcp_port(self._connection, network, host) is not None
+
+
+def allocate(connection: Connection, instance: Instance, taken: Taken) -> list[tuple[str, str, Any]]:
+    """Make what is missing of the server's ports and of its networks' DHCP ports; :func:`bind` comes after.
 
     Returns (effect, target, what was made). Conflict or InvalidRequest as Neutron's port creation raises them.
     """
     if not instance.host:
         raise Conflict(f"Server {instance.name} has no host: schedule it first")
     made: list[tuple[str, str, Any]] = []
-    existing = len(ports.attach(connection, [instance])[0].ports)
     for position, nic in enumerate(instance.networks):
         network = from_wire(Network, nic["network"])
-        if position >= existing:
-            made.append(("port.record", instance.name, _port(connection, instance, network, nic)))
-        if _needs_dhcp_port(connection, network, instance.host):
-            made.append(("dhcp_port.record", network.name, _dhcp_port(connection, network, instance)))
-    ports.bind(connection, instance.uuid, instance.host)
+        if position >= len(instance.ports):
+            made.append(("port.record", instance.name, _port(connection, instance, network, nic, taken)))
+        if not taken.serves(network, instance.host):
+            made.append(("dhcp_port.record", network.name, _dhcp_port(connection, network, instance, taken)))
     return made
 
 
-def refresh_groups(connection: Connection, catalog: Catalog, instance: Instance) -> list[tuple[str, str, Any]]:
-    """Give the server's ports the rules that their security groups have in the catalogue now, as Neutron's agents do.
+def bind(connection: Connection, handle: Sequence[Instance]) -> None:
+    """Bind the servers' ports to their hosts."""
+    by_host: dict[str, list[str]] = {}
+    for instance in handle:
+        if instance.networks:
+            by_host.setdefault(str(instance.host), []).append(instance.uuid)
+    for host, uuids in by_host.items():
+        ports.bind(connection, uuids, host)
 
-    Returns (effect, target, the groups) of each port that changed. A group that the catalogue no longer has keeps its
-    last rules.
+
+def refresh_groups(
+    connection: Connection, catalog: Catalog, handle: Sequence[Instance]
+) -> tuple[list[Instance], list[tuple[str, str, Any]]]:
+    """Give the servers' ports the rules that their security groups have in the catalogue now, as Neutron's agents do.
+
+    Returns the servers, and (effect, target, the groups) of each port that changed. A group that the catalogue no
+    longer has keeps its last rules.
     """
-    current = {group.id: group for group in catalog.security_groups(instance.project_id)}
-    changed = []
-    for port in ports.attach(connection, [instance])[0].ports:
-        groups = tuple(current.get(group.id, group) for group in port.security_groups)
-        if groups != port.security_groups:
-            ports.set_groups(connection, port.id, groups)
-            changed.append(("port.record", instance.name, {"security_groups": to_wire(groups)}))
-    return changed
+    projects = {instance.project_id for instance in handle if instance.ports}
+    current = {project: {group.id: group for group in catalog.security_groups(project)} for project in projects}
+    result, changed = [], []
+    for instance in handle:
+        refreshed = []
+        for port in instance.ports:
+            known = current[instance.project_id]
+            groups = tuple(known.get(group.id, group) for group in port.security_groups)
+            if groups != port.security_groups:
+                ports.set_groups(connection, port.id, groups)
+                changed.append(("port.record", instance.name, {"security_groups": to_wire(groups)}))
+            refreshed.append(dataclasses.replace(port, security_groups=groups))
+        result.append(instance.with_(ports=tuple(refreshed)) if refreshed else instance)
+    return result, changed
 
 
 def deallocate(connection: Connection, instance: Instance, keep: bool = False) -> list[tuple[str, str]]:
@@ -97,7 +156,7 @@ def ensure_port(
             )
         return shown, False
     groups = tuple(catalog.security_group(name, project_id) for name in request["security_groups"])
-    port = new_port(connection, network, fixed_ip=request["fixed_ip"])
+    port = new_port(network, Taken(connection), fixed_ip=request["fixed_ip"])
     port = dataclasses.replace(port, name=request["name"], security_groups=groups)
     ports.create(connection, port, owner="", device_id="", project_id=project_id, host=None, preserve=True)
     return ports.show(connection, ports.find(connection, project_id, port.id)), True
@@ -114,7 +173,7 @@ def delete_port(connection: Connection, project_id: str, name_or_id: str) -> boo
     return True
 
 
-def _port(connection: Connection, instance: Instance, network: Network, nic: Mapping[str, Any]) -> Any:
+def _port(connection: Connection, instance: Instance, network: Network, nic: Mapping[str, Any], taken: Taken) -> Any:
     if nic.get("port"):
         row = ports.find(connection, instance.project_id, nic["port"])
         if row is None:
@@ -123,8 +182,9 @@ def _port(connection: Connection, instance: Instance, network: Network, nic: Map
             raise Conflict(f"Port {nic['port']} is still in use.")
         ports.own(connection, row.id, instance.uuid)
         return {"id": row.id, "mac_address": row.mac_address}
-    port = new_port(connection, network, fixed_ip=nic.get("fixed_ip"), tag=nic.get("tag"))
+    port = new_port(network, taken, fixed_ip=nic.get("fixed_ip"), tag=nic.get("tag"))
     port = dataclasses.replace(port, security_groups=instance.security_groups)
+    taken.add(port)
     ports.create(
         connection,
         port,
@@ -141,24 +201,19 @@ def _port(connection: Connection, instance: Instance, network: Network, nic: Map
     }
 
 
-def new_port(connection: Connection, network: Network, *, fixed_ip: str | None = None, tag: str | None = None) -> Port:
+def new_port(network: Network, taken: Taken, *, fixed_ip: str | None = None, tag: str | None = None) -> Port:
     """A port with a free MAC and free addresses; not yet in the records."""
-    addresses = ipam.choose_fixed_ips(network, ports.taken_addresses(connection, network.id), fixed_ip, _RANDOM)
-    mac = ipam.random_mac(ports.taken_macs(connection, network.id), _RANDOM)
+    addresses = ipam.choose_fixed_ips(network, taken.addresses(network), fixed_ip, _RANDOM)
+    mac = ipam.random_mac(taken.macs(network), _RANDOM)
     return Port(str(uuid.uuid4()), network, mac, addresses, status=PortStatus.DOWN, tag=tag)
 
 
-def _needs_dhcp_port(connection: Connection, network: Network, host: str) -> bool:
-    served = any(subnet.enable_dhcp for subnet in network.subnets)
-    return served and ports.dhcp_port(connection, network, host) is None
-
-
-def _dhcp_port(connection: Connection, network: Network, instance: Instance) -> Any:
-    taken = ports.taken_addresses(connection, network.id)
-    addresses = ipam.choose_dhcp_fixed_ips(network, taken)
-    mac = ipam.random_mac(ports.taken_macs(connection, network.id), _RANDOM)
+def _dhcp_port(connection: Connection, network: Network, instance: Instance, taken: Taken) -> Any:
+    addresses = ipam.choose_dhcp_fixed_ips(network, taken.addresses(network))
+    mac = ipam.random_mac(taken.macs(network), _RANDOM)
     server = DhcpPort(str(uuid.uuid4()), mac, addresses)
     port = Port(server.id, network, mac, addresses, port_security_enabled=False, status=PortStatus.ACTIVE)
+    taken.add(port)
     ports.create(
         connection,
         port,

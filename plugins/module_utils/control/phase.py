@@ -142,6 +142,12 @@ def _hosts(handle: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted({instance["host"] for instance in handle if instance["host"] and not instance["fault"]})
 
 
+def replaced(handle: Sequence[Instance], by: Sequence[Instance]) -> list[Instance]:
+    """The handle with these of its servers in the place of what they were."""
+    new = {instance.uuid: instance for instance in by}
+    return [new.get(instance.uuid, instance) for instance in handle]
+
+
 def pretty(value: Any) -> str:
     """What the diff shows of a record."""
     return json.dumps(value, indent=2, sort_keys=True, default=str) + "\n"

@@ -81,14 +81,23 @@ def inventories(hypervisor: Mapping[str, Any], settings: Mapping[str, Any]) -> d
     }
 
 
-def record(connection: Connection, report: Mapping[str, Any], now: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write a host's report (as ``REPORT_SPEC``) and its heartbeat. Returns what was known and what is now known."""
-    name, hypervisor = report["name"], report["hypervisor"]
-    known = {row.host: row.hypervisor for row in compute_nodes.rows(connection)}.get(name)
-    held = compute_nodes.load(connection).get(name, {})
-    wanted = inventories(hypervisor, report)
-    compute_nodes.save(connection, name, hypervisor, wanted, now)
-    return _comparable(known or {}, held), _comparable(hypervisor, wanted)
+def record(
+    connection: Connection, reports: Sequence[Mapping[str, Any]], now: str
+) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Write hosts' reports (as ``REPORT_SPEC``) and their heartbeats.
+
+    Returns each host with what was known of it and what is now known.
+    """
+    known = {row.host: row.hypervisor for row in compute_nodes.rows(connection)} if reports else {}
+    held = compute_nodes.load(connection) if reports else {}
+    changes = []
+    for report in reports:
+        name, hypervisor = report["name"], report["hypervisor"]
+        wanted = inventories(hypervisor, report)
+        compute_nodes.save(connection, name, hypervisor, wanted, now)
+        before = _comparable(known.get(name) or {}, held.get(name, {}))
+        changes.append((name, before, _comparable(hypervisor, wanted)))
+    return changes
 
 
 def _comparable(hypervisor: Mapping[str, Any], held: Mapping[str, Inventory]) -> dict[str, Any]:
@@ -147,17 +156,20 @@ def zone(catalog: Catalog, host: str) -> str:
     return next(zones, Options().default_availability_zone)
 
 
-def request_spec(connection: Connection, instance: Instance) -> RequestSpec:
-    """What the scheduler is asked for one server.
+def request_specs(connection: Connection, handle: Sequence[Instance]) -> list[RequestSpec]:
+    """What the scheduler is asked for each server.
 
     A volume that lies on a host draws the server there, one that a rollback left of a blank volume too; blank volumes
     lie on the instances' file system here, so they count as disk.
     """
+    left: dict[str, dict[str, str]] = {}
+    for item in residues.of(connection, [instance.uuid for instance in handle]):
+        left.setdefault(item.uuid, {})[str(item.host)] = "it has yet to undo what an earlier attempt left there"
+    return [_request_spec(connection, instance, left.get(instance.uuid, {})) for instance in handle]
+
+
+def _request_spec(connection: Connection, instance: Instance, left: Mapping[str, str]) -> RequestSpec:
     spec = request.request_spec(instance)
-    left = {
-        str(item.host): "it has yet to undo what an earlier attempt left there"
-        for item in residues.of(connection, [instance.uuid])
-    }
     existing = [device.volume_id for device in instance.block_devices]
     blank = sum(device.size for device in instance.block_devices if device.source_type == "blank")
     return dataclasses.replace(

@@ -10,7 +10,7 @@ from typing import Any, Mapping
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_network import first_and_last
 from ansible_collections.barestack.kvm.plugins.module_utils.control.checks import Problems, address, say, unknown
-from ansible_collections.barestack.kvm.plugins.module_utils.control.request_spec import NIC_KEYS
+from ansible_collections.barestack.kvm.plugins.module_utils.control.request_spec import NIC_KEYS, NO_NICS
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Network
 
@@ -23,11 +23,13 @@ def nics_of(
     """One ``{"network", "fixed_ip", "port", "tag"}`` for each NIC asked for; ``project`` is (id, name).
 
     A NIC that names a port has no network here: the port's own is known to the records. With nothing asked for, the
-    only network that the project may use is taken, as Nova does.
+    only network that the project may use is taken, as Nova does; ``none`` in place of NICs asks for none.
     """
     nics, network = entry.get("nics"), entry.get("network")
     if nics and network is not None:
         problems.add(path, "network and nics exclude each other: give one")
+    elif nics == NO_NICS:
+        return ()
     elif nics:
         asked = _flatten(nics, f"{path}.nics", problems)
         return tuple(_nic(item, catalog, project[0], where, problems) for where, item in asked)

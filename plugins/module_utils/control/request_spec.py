@@ -14,7 +14,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "image": {"type": "str", "required": True, "description": "Name or id."},
     "count": {"type": "int", "default": 1, "description": "How many; above 1 they are named name-1, name-2, ..."},
     "network": {"type": "str", "description": "Name or id of the one network. Default: the only one there is."},
-    "nics": {"type": "list", "elements": "raw", "description": "Mappings or strings, see NIC_KEYS."},
+    "nics": {"type": "list", "elements": "raw", "description": "Mappings or strings, see NIC_KEYS; or none."},
     "security_groups": {
         "type": "list",
         "elements": "str",
@@ -72,6 +72,9 @@ NIC_KEYS = {
     "tag": "tag",
 }
 """A NIC's keys, openstack.cloud.server's and the plain ones, to what they mean."""
+
+NO_NICS = ["none"]
+"""What says that a server has no NIC, as Nova's ``networks: none``."""
 
 _FLOATING = "there are no floating IPs: a server's addresses are those of its networks"
 _BOOT_VOLUME = "booting from a volume is not supported: the root disk is made from the image and the flavor's disk"

@@ -210,6 +210,20 @@ def test_table_and_data_of_a_decision():
     assert data["explain"] == "kvm02 was chosen: 4 hosts entered; ComputeFilter removed kvm3 (disabled)"
 
 
+def test_of_many_hosts_the_first_ten_that_fit_and_that_were_removed_are_shown():
+    hosts = [host(f"fits{number:02}") for number in range(13)]
+    hosts += [host(f"off{number:02}", enabled=False) for number in range(11)]
+    decision = one(hosts, spec())
+    table = explain.table(decision)
+    assert [line.split()[0] for line in table[:-2]] == [
+        *(f"fits{number:02}" for number in range(10)),
+        *(f"off{number:02}" for number in range(10)),
+    ]
+    assert table[-2:] == ["and 3 more that fit", "and 1 more removed"]
+    data = explain.data(decision)
+    assert (data["hosts_entered"], len(data["weights"]), len(data["removed"])) == (24, 10, 10)
+
+
 HOSTS = st.lists(
     st.builds(
         dict,

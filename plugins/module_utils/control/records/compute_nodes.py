@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import (
     allocations,
@@ -170,12 +170,21 @@ def claim(connection: Connection, claimed: Mapping[str, tuple[str, Mapping[str, 
         connection.execute(insert(allocations), values)
 
 
-def release(connection: Connection, uuid: str) -> bool:
-    """Give a server's claim back. Whether there was one."""
-    return bool(connection.execute(delete(allocations).where(allocations.c.consumer_id == uuid)).rowcount)
+def release(connection: Connection, uuids: Sequence[str]) -> set[str]:
+    """Give the servers' claims back. Returns the uuids of those that had one."""
+    claimed = allocations.c.consumer_id.in_(uuids)
+    held = set(connection.scalars(select(allocations.c.consumer_id).where(claimed)))
+    connection.execute(delete(allocations).where(claimed))
+    return held
 
 
-def count_build(connection: Connection, host: str, failed: bool) -> None:
-    """Nova's failed_builds: one more, or none after a success."""
-    value = compute_nodes.c.failed_builds + 1 if failed else 0
+def count_failure(connection: Connection, host: str) -> None:
+    """One more of Nova's failed_builds."""
+    value = compute_nodes.c.failed_builds + 1
     connection.execute(update(compute_nodes).where(compute_nodes.c.host == host).values(failed_builds=value))
+
+
+def built(connection: Connection, hosts: Iterable[str]) -> None:
+    """A build went well on each of these hosts: none of Nova's failed_builds any more."""
+    query = update(compute_nodes).where(compute_nodes.c.host.in_(list(hosts)), compute_nodes.c.failed_builds != 0)
+    connection.execute(query.values(failed_builds=0))

@@ -14,7 +14,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records.sche
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, TaskState, VmState
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
 _DYNAMIC = (
     "id",
@@ -33,28 +33,28 @@ _ELSEWHERE = ("ports", "block_devices", "disks", "events", "stuck", "wait_for")
 _going = or_(instances.c.deleted != 0, func.coalesce(instances.c.task_state, "") == TaskState.DELETING)
 
 
-def create(connection: Connection, instance: Instance, request: Mapping[str, Any]) -> Instance:
-    """Insert the row; returns the instance with its number."""
+def create(connection: Connection, made: Sequence[tuple[Instance, Mapping[str, Any]]]) -> list[Instance]:
+    """Insert the rows of these servers, each with its request; returns the instances with their numbers."""
+    if not made:
+        return []
+    rows = [{**_columns(instance), "request": dict(request)} for instance, request in made]
+    numbers = connection.scalars(insert(instances).returning(instances.c.id, sort_by_parameter_order=True), rows)
+    return [instance.with_(id=int(number)) for (instance, _request), number in zip(made, numbers.all())]
+
+
+def _columns(instance: Instance) -> dict[str, Any]:
     wire = to_wire(instance)
-    columns = {name: wire[name] for name in _DYNAMIC if name != "id"}
-    identifier = {"id": instance.id} if instance.id else {}
-    row = connection.execute(
-        insert(instances).values(
-            **identifier,
-            **columns,
-            uuid=instance.uuid,
-            project_id=instance.project_id,
-            user_id=instance.user_id,
-            name=instance.name,
-            request=dict(request),
-            **_spec(instance),
-            created_at=instance.created_at,
-            updated_at=instance.created_at,
-            deleted=0,
-        )
-    )
-    (number,) = row.inserted_primary_key or (0,)
-    return instance.with_(id=int(number))
+    return {
+        **{name: wire[name] for name in _DYNAMIC if name != "id"},
+        "uuid": instance.uuid,
+        "project_id": instance.project_id,
+        "user_id": instance.user_id,
+        "name": instance.name,
+        **_spec(instance),
+        "created_at": instance.created_at,
+        "updated_at": instance.created_at,
+        "deleted": 0,
+    }
 
 
 def _spec(instance: Instance) -> dict[str, Any]:
@@ -76,20 +76,36 @@ def restore(connection: Connection, handle: Iterable[Instance]) -> None:
     )
     for instance in handle:
         if instance.uuid not in known:
-            create(connection, instance.with_(id=0), {})
+            create(connection, [(instance, {})])
             volumes.restore(connection, instance)
             ports.restore(connection, instance)
 
 
 def save(connection: Connection, instance: Instance, now: str) -> bool:
     """Write the states, the host and the fault. Whether that was done: a server that is being deleted stays so."""
-    wire = to_wire(instance)
     done = connection.execute(
-        update(instances)
-        .where(instances.c.uuid == instance.uuid, ~_going)
-        .values(**{name: wire[name] for name in _DYNAMIC if name != "id"}, updated_at=now)
+        update(instances).where(instances.c.uuid == instance.uuid, ~_going).values(**_states(instance), updated_at=now)
     )
     return bool(done.rowcount)
+
+
+def save_all(connection: Connection, handle: Sequence[Instance], now: str) -> None:
+    """As :func:`save` does, these servers in one go."""
+    if handle:
+        names = [name for name in _DYNAMIC if name != "id"]
+        query = update(instances).where(instances.c.uuid == bindparam("of"), ~_going)
+        values: dict[Any, Any] = {instances.c[name]: bindparam(f"new_{name}") for name in names}
+        connection.execute(
+            query.values({**values, instances.c.updated_at: now}),
+            [
+                {"of": instance.uuid, **{f"new_{name}": value for name, value in _states(instance).items()}}
+                for instance in handle
+            ],
+        )
+
+
+def _states(instance: Instance) -> dict[str, Any]:
+    return {name: to_wire(getattr(instance, name)) for name in _DYNAMIC if name != "id"}
 
 
 def known(connection: Connection, uuids: Sequence[str]) -> dict[str, Instance]:
@@ -111,11 +127,11 @@ def was_in_project(connection: Connection, project_id: str, name: str) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def delete(connection: Connection, uuid: str, now: str) -> None:
-    """Mark the row deleted, as Nova does: its name is free again, its actions can still be read."""
+def delete(connection: Connection, uuids: Sequence[str], now: str) -> None:
+    """Mark the rows deleted, as Nova does: its name is free again, its actions can still be read."""
     connection.execute(
         update(instances)
-        .where(instances.c.uuid == uuid)
+        .where(instances.c.uuid.in_(uuids))
         .values(vm_state=VmState.DELETED, task_state=None, host=None, deleted=instances.c.id, deleted_at=now)
     )
 
@@ -186,27 +202,37 @@ def handles(connection: Connection, rows: Sequence[Row[Any]]) -> list[Instance]:
     return ports.attach(connection, result)
 
 
-def start_action(connection: Connection, instance: Instance, action: str, user_id: str, now: str) -> None:
-    """Begin an action (``create``, ``delete``) unless one is going on."""
-    if open_action(connection, instance) is None:
-        connection.execute(
-            insert(instance_actions).values(
-                instance_uuid=instance.uuid,
-                action=action,
-                user_id=user_id,
-                project_id=instance.project_id,
-                start_time=now,
-            )
-        )
+def start_actions(connection: Connection, handle: Sequence[Instance], action: str, user_id: str, now: str) -> None:
+    """Begin an action (``create``, ``delete``) of each server that has none going on."""
+    going = _open_actions(connection, handle)
+    starting = [
+        {
+            "instance_uuid": instance.uuid,
+            "action": action,
+            "user_id": user_id,
+            "project_id": instance.project_id,
+            "start_time": now,
+        }
+        for instance in handle
+        if instance.uuid not in going
+    ]
+    if starting:
+        connection.execute(insert(instance_actions), starting)
 
 
-def write_events(connection: Connection, instance: Instance) -> Instance:
+def write_events(connection: Connection, handle: Sequence[Instance]) -> list[Instance]:
     """Move the handle's events into the records."""
-    action = open_action(connection, instance)
-    if action is not None and instance.events:
-        values = [{**to_wire(event), "traceback": _storable(event.traceback)} for event in instance.events]
-        connection.execute(insert(instance_action_events), [{"action_id": action, **value} for value in values])
-    return instance.with_(events=())
+    telling = [instance for instance in handle if instance.events]
+    actions = _open_actions(connection, telling)
+    values = [
+        {"action_id": actions[instance.uuid], **to_wire(event), "traceback": _storable(event.traceback)}
+        for instance in telling
+        if instance.uuid in actions
+        for event in instance.events
+    ]
+    if values:
+        connection.execute(insert(instance_action_events), values)
+    return [instance.with_(events=()) if instance.events else instance for instance in handle]
 
 
 def _storable(text: str | None) -> str | None:
@@ -214,20 +240,29 @@ def _storable(text: str | None) -> str | None:
     return text and text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
-def finish_action(connection: Connection, instance: Instance, now: str, message: str | None = None) -> None:
-    """End the action that is going on; ``message`` is Nova's ``Error`` or None."""
-    connection.execute(
-        update(instance_actions)
-        .where(instance_actions.c.instance_uuid == instance.uuid, instance_actions.c.finish_time.is_(None))
-        .values(finish_time=now, message=message)
-    )
+def finish_actions(connection: Connection, handle: Sequence[Instance], now: str, message: str | None = None) -> None:
+    """End the actions that are going on; ``message`` is Nova's ``Error`` or None."""
+    if handle:
+        connection.execute(
+            update(instance_actions)
+            .where(
+                instance_actions.c.instance_uuid.in_([instance.uuid for instance in handle]),
+                instance_actions.c.finish_time.is_(None),
+            )
+            .values(finish_time=now, message=message)
+        )
 
 
-def open_action(connection: Connection, instance: Instance) -> int | None:
-    """The number of the action that is going on."""
-    return connection.scalar(
-        select(instance_actions.c.id)
-        .where(instance_actions.c.instance_uuid == instance.uuid, instance_actions.c.finish_time.is_(None))
-        .order_by(instance_actions.c.id.desc())
-        .limit(1)
+def _open_actions(connection: Connection, handle: Sequence[Instance]) -> dict[str, int]:
+    """uuid -> the number of the action that is going on."""
+    if not handle:
+        return {}
+    rows = connection.execute(
+        select(instance_actions.c.instance_uuid, func.max(instance_actions.c.id).label("number"))
+        .where(
+            instance_actions.c.instance_uuid.in_([instance.uuid for instance in handle]),
+            instance_actions.c.finish_time.is_(None),
+        )
+        .group_by(instance_actions.c.instance_uuid)
     )
+    return {row.instance_uuid: row.number for row in rows}

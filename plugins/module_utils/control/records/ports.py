@@ -187,11 +187,11 @@ def _next_position(connection: Connection, device_id: str) -> int:
     return len(connection.execute(select(ports.c.id).where(ports.c.device_id == device_id)).fetchall())
 
 
-def bind(connection: Connection, uuid: str, host: str) -> None:
-    """Bind an instance's ports to its host: DOWN becomes BUILD."""
+def bind(connection: Connection, uuids: Sequence[str], host: str) -> None:
+    """Bind the ports of a host's instances to it: DOWN becomes BUILD."""
     connection.execute(
         update(ports)
-        .where(ports.c.device_id == uuid, ports.c.status != PortStatus.ACTIVE)
+        .where(ports.c.device_id.in_(uuids), ports.c.status != PortStatus.ACTIVE)
         .values(binding_host=host, status=PortStatus.BUILD)
     )
 

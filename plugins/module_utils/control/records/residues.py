@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import residues
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import from_wire, to_wire
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, true
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, insert, select, true
 
 
 def write(connection: Connection, handle: Iterable[Instance]) -> None:
@@ -32,10 +32,12 @@ def write(connection: Connection, handle: Iterable[Instance]) -> None:
 
 def remove(connection: Connection, handle: Iterable[Instance]) -> None:
     """The host undid it."""
-    for instance in handle:
-        connection.execute(
-            delete(residues).where(residues.c.instance_uuid == instance.uuid, residues.c.host == instance.host)
+    pairs = [{"of": instance.uuid, "where": instance.host} for instance in handle if instance.host]
+    if pairs:
+        query = delete(residues).where(
+            residues.c.instance_uuid == bindparam("of"), residues.c.host == bindparam("where")
         )
+        connection.execute(query, pairs)
 
 
 def of(connection: Connection, uuids: Sequence[str] | None = None) -> list[Instance]:
