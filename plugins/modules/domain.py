@@ -48,6 +48,7 @@ options:
 extends_documentation_fragment:
   - barestack.kvm.host_phase
   - barestack.kvm.paths
+  - barestack.kvm.cpu_sets
 author:
   - barestack.kvm contributors (@barestack)
 """
@@ -83,24 +84,27 @@ effects:
 """
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import os
 import threading
 from typing import Any, ClassVar, Dict, List, Mapping, Optional
 
-from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import driver
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import cells, driver
 from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.designer import HostOptions, design
-from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import resolve_virt_type
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import facts, resolve_virt_type
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import (
+    BarestackError,
     Conflict,
     HostError,
     InvalidRequest,
     NotFound,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance, PowerState
+from ansible_collections.barestack.kvm.plugins.module_utils.model.numa import parse_cpus
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import HostPhase, run_module
 
 _DESTROYS = 20
@@ -121,6 +125,7 @@ class Domain(HostPhase):
         },
         "cpu_model": {"type": "str"},
         "hw_machine_type": {"type": "str", "default": "pc"},
+        **cells.ARGUMENT_SPEC,
         **Paths.argument_spec,
     }
 
@@ -137,6 +142,7 @@ class Domain(HostPhase):
         self._starts = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
         self._connection: Optional[driver.Hypervisor] = None
         self._unreachable: Optional[HostError] = None
+        self._misplaced: Optional[BarestackError] = None
 
     def before(self, instances: List[Instance]) -> None:
         """Connect; make the console logs' directory."""
@@ -155,9 +161,22 @@ class Domain(HostPhase):
             cpu_model=self.params["cpu_model"],
             machine_type=self.params["hw_machine_type"],
         )
+        try:
+            self._host = dataclasses.replace(self._host, **self._cells(instances))
+        except BarestackError as error:  # as above
+            self._misplaced = error
         directory = self._paths.log_path
         if not os.path.isdir(directory):
             self.effects.apply("domain.console_log", directory, lambda: _make_directory(directory), after="mode 0711")
+
+    def _cells(self, instances: List[Instance]) -> Dict[str, Any]:
+        """What the designer has to know of the host's CPUs; libvirt is asked only where a server claimed NUMA cells."""
+        found: Dict[str, Any] = {"cpu_shared_set": parse_cpus(self.params["cpu_shared_set"], "cpu_shared_set")}
+        if self._connection and any(instance.numa_topology for instance in instances):
+            offers = "<domainCapabilities/>"  # nothing of them matters here
+            there = facts(self._connection.capabilities(), offers, self._host.virt_type)["numa_cells"]
+            found["topology"] = cells.numa_topology(there, self.params)
+        return found
 
     def after(self, instances: List[Instance]) -> None:
         """Close the connection."""
@@ -173,6 +192,8 @@ class Domain(HostPhase):
     def present(self, instance: Instance) -> Instance:
         """Define where absent or different, start paused where not active."""
         hypervisor = self._hypervisor()
+        if self._misplaced:
+            raise self._misplaced
         wanted = design(instance, self._host)
         uuid, name = instance.uuid, instance.domain_name
         found = hypervisor.digest(uuid) if hypervisor else None

@@ -25,8 +25,37 @@ options:
     type: str
     choices: [auto, kvm, qemu]
     default: auto
+  cpu_mode:
+    description:
+      - As for M(barestack.kvm.domain). RV(hypervisor.traits) tell the features of the CPU that guests get.
+    type: str
+    choices: [auto, none, host-model, host-passthrough, maximum, custom]
+    default: auto
+  cpu_model:
+    description:
+      - As for M(barestack.kvm.domain).
+    type: str
+  reserved_huge_pages:
+    description:
+      - Nova's option of this name, pages that the host keeps. Each entry has C(node), the NUMA cell, C(size), in KiB or
+        with its unit, as V(2MB), and C(count).
+    type: list
+    elements: dict
+    default: []
+  pci_device_spec:
+    description:
+      - Nova's C([pci]device_spec), the PCI devices that guests may have. Each entry has C(vendor_id) and C(product_id) in
+        hexadecimal, C(address) as V(0000:81:00.0) with V(*) for any part or as a mapping of regular expressions
+        C(domain), C(bus), C(slot), C(function), or C(devname), a network interface. The address of an SR-IOV card
+        stands for its virtual functions, too.
+      - Whatever else an entry has is a tag of its devices. V(managed=false) says that their driver on the host is taken
+        off by the site and not by libvirt.
+    type: list
+    elements: dict
+    default: []
 extends_documentation_fragment:
   - barestack.kvm.paths
+  - barestack.kvm.cpu_sets
 attributes:
   check_mode:
     description: Only reads.
@@ -85,9 +114,22 @@ hypervisor:
       description: What of it is free, in GiB.
       type: int
     numa_cells:
-      description: The NUMA cells, each with id, cpus, memory_mb and siblings, the groups of CPUs that share a core.
+      description:
+        - The NUMA cells, each with id, socket, cpus, memory_mb, siblings, the groups of CPUs that share a core, and pages,
+          size_kb and total of each size.
       type: list
       elements: dict
+    numa_topology:
+      description: The NUMA cells as guests may have them, after O(cpu_shared_set) and the like; null without any.
+      type: dict
+    pci_devices:
+      description: The PCI devices that O(pci_device_spec) names, with their tags.
+      type: list
+      elements: dict
+    traits:
+      description: What the host can do, in the names of os_traits.
+      type: list
+      elements: str
     cpu_info:
       description: The CPU's arch, model, vendor, features, and topology (sockets, cores, threads).
       type: dict
@@ -109,11 +151,18 @@ hypervisor:
 
 import os
 import socket
-from typing import Any, ClassVar, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, FrozenSet, Optional, Tuple
 
-from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import driver
-from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import facts, resolve_virt_type
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import cells, driver, passthrough, traits
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.designer import OFFERED
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import (
+    facts,
+    resolve_virt_type,
+    with_memory,
+)
+from ansible_collections.barestack.kvm.plugins.module_utils.host.image_format import DISK_FORMATS
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
+from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import Phase, run_module
 
 
@@ -124,6 +173,15 @@ class HypervisorInfo(Phase):
     argument_spec: ClassVar[Dict[str, Any]] = {
         "libvirt_uri": {"type": "str", "default": "qemu:///system"},
         "virt_type": {"type": "str", "choices": ["auto", "kvm", "qemu"], "default": "auto"},
+        "cpu_mode": {
+            "type": "str",
+            "choices": ["auto", "none", "host-model", "host-passthrough", "maximum", "custom"],
+            "default": "auto",
+        },
+        "cpu_model": {"type": "str"},
+        "pci_device_spec": {"type": "list", "elements": "dict", "default": []},
+        **cells.ARGUMENT_SPEC,
+        **cells.RESERVED_SPEC,
         **Paths.argument_spec,
     }
 
@@ -134,12 +192,18 @@ class HypervisorInfo(Phase):
         with driver.connect(self.params["libvirt_uri"]) as hypervisor:
             hostname, version, libvirt_version, vcpus, memory = hypervisor.node()
             arch = os.uname().machine
-            found = facts(hypervisor.capabilities(), hypervisor.domain_capabilities(arch, virt_type), virt_type)
+            offers = hypervisor.domain_capabilities(arch, virt_type)
+            found = facts(hypervisor.capabilities(), offers, virt_type)
             running = hypervisor.running()
-        if len(found["numa_cells"]) == 1:
-            found["numa_cells"][0]["memory_mb"] = (
-                memory  # the capabilities' figure moves with a balloon of this machine
-            )
+            features = self._features(hypervisor, offers, arch, virt_type)
+            # Only where it is asked for: a host has many devices.
+            entries = self.params["pci_device_spec"]
+            devices = passthrough.assignable(hypervisor.node_devices(), entries) if entries else ()
+        if len(found["numa_cells"]) == 1:  # the capabilities' figure moves with a balloon of this machine
+            found["numa_cells"] = [with_memory(found["numa_cells"][0], memory)]
+        topology = cells.numa_topology(found["numa_cells"], self.params)
+        offered = {**OFFERED, "disk_format": DISK_FORMATS}
+        threads = any(len(core) > 1 for cell in found["numa_cells"] for core in cell["siblings"])
         disk, available = _disk(Paths.of(self.params).instances_path)
         node = {
             "hostname": hostname,
@@ -153,8 +217,16 @@ class HypervisorInfo(Phase):
             "disk_gb": disk,
             "disk_available_gb": available,
             "running_domains": running,
+            "numa_topology": to_wire(topology),
+            "pci_devices": to_wire(devices),
+            "traits": traits.traits(offers, features, arch, threads, offered),
         }
         return {"hypervisor": {**node, **found}}
+
+    def _features(self, hypervisor: driver.Hypervisor, offers: str, arch: str, virt_type: str) -> FrozenSet[str]:
+        """Of the CPU that guests get."""
+        cpu = traits.guest_cpu(offers, self.params["cpu_mode"], self.params["cpu_model"] or "")
+        return traits.features(hypervisor.baseline(cpu, arch, virt_type) if cpu else "")
 
 
 def _disk(path: str) -> Tuple[int, int]:

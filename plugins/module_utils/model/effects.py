@@ -18,10 +18,10 @@ T = TypeVar("T")
 EFFECTS: Dict[str, str] = {
     # control
     "identity.keys": "the keys that sign tokens: created, rotated",
-    "instance.record": "the instance's row and its block device mappings",
+    "instance.record": "the instance's row, its block device mappings, its membership in a server group",
     "instance.state": "vm_state, task_state, power_state, fault, actions and events",
     "compute_node.record": "a host's inventories, capabilities and heartbeat",
-    "allocation.claim": "the claim on a host's inventories",
+    "allocation.claim": "the claim on a host's inventories, CPUs and PCI devices",
     "port.record": "the port, its MAC and its addresses",
     "dhcp_port.record": "the DHCP server's port and address on one host",
     "volume.record": "the volume and its attachment",

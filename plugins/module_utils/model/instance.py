@@ -12,6 +12,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Tuple
 
+from ansible_collections.barestack.kvm.plugins.module_utils.model.numa import InstanceNUMATopology
+from ansible_collections.barestack.kvm.plugins.module_utils.model.pci import PciDevice
+
 
 class VmState:
     """nova.compute.vm_states, the ones a boot can reach, spelt as users see them."""
@@ -245,6 +248,17 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class ServerGroup:
+    """Nova's server group that a server is a member of; who the others are, the records know."""
+
+    uuid: str
+    name: str
+    policy: str
+    """``affinity``, ``anti-affinity``, ``soft-affinity`` or ``soft-anti-affinity``."""
+    max_server_per_host: Optional[int] = None
+
+
+@dataclass(frozen=True)
 class WaitFor:
     """What the boot waits for once the server is ACTIVE, with its deadline in seconds."""
 
@@ -306,6 +320,11 @@ class Instance:
     config_drive: bool = True
     availability_zone: Optional[str] = None
     scheduler_hints: Dict[str, Any] = field(default_factory=dict)
+    requested_host: Optional[str] = None
+    """The only compute host that may do, where one was asked for."""
+    ignore_hosts: Tuple[str, ...] = ()
+    server_group: Optional[ServerGroup] = None
+    """What the hint ``group`` named."""
     launch_index: int = 0
     networks: Tuple[Dict[str, Any], ...] = ()
     """What was asked for, one entry a NIC: ``{"network": Network, "fixed_ip": ..., "port": ..., "tag": ...}``."""
@@ -317,6 +336,10 @@ class Instance:
     task_state: Optional[str] = TaskState.SCHEDULING
     power_state: str = PowerState.NOSTATE
     host: Optional[str] = None
+    numa_topology: Optional[InstanceNUMATopology] = None
+    """Its cells, each claimed on one of the host's; None where the host's kernel places it."""
+    pci_devices: Tuple[PciDevice, ...] = ()
+    """Those of the host that are claimed for it."""
     ports: Tuple[Port, ...] = ()
     disks: Tuple[Disk, ...] = ()
     """In the order the guest sees them: root, ephemeral, swap, volumes, config drive (``with_disk`` keeps it)."""

@@ -25,6 +25,8 @@ def to_wire(value: Any) -> Any:
         return {str(key): to_wire(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_wire(item) for item in value]
+    if isinstance(value, frozenset):
+        return sorted(value)
     return value
 
 
@@ -69,6 +71,8 @@ def _builder(hint: Any) -> _Build:
             return tuple
         each = build
         return lambda value: tuple(None if item is None else each(item) for item in value)
+    if origin is frozenset:
+        return frozenset
     if dataclasses.is_dataclass(hint):
         cls = typing.cast(type, hint)
         return lambda value: value if isinstance(value, cls) else from_wire(cls, value)

@@ -12,7 +12,9 @@ import hashlib
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from typing import Dict, Optional, Protocol, Tuple
+from typing import Dict, FrozenSet, Iterable, Optional, Protocol, Tuple
+
+from ansible_collections.barestack.kvm.plugins.module_utils.model.numa import format_cpus
 
 NOVA_NAMESPACE = "http://openstack.org/xmlns/libvirt/nova/1.1"
 """Nova's own: tools that read Nova's domains read ours."""
@@ -39,6 +41,11 @@ def _node(
     node.text = None if text is None else str(text)
     node.extend(children)
     return node
+
+
+def _elements(*parts: Optional[Config]) -> Iterable[ET.Element]:
+    """Of those that there are."""
+    return [part.element() for part in parts if part]
 
 
 def _yes_no(value: bool) -> str:
@@ -177,15 +184,75 @@ class Features:
 
 @dataclass(frozen=True)
 class CpuTune:
-    """``<cputune>``: ``period`` and ``quota`` in microseconds."""
+    """``<cputune>``: ``period`` and ``quota`` in microseconds; where the emulator's threads and each CPU may run."""
 
     shares: Optional[int] = None
     period: Optional[int] = None
     quota: Optional[int] = None
+    emulatorpin: FrozenSet[int] = frozenset()
+    """CPUs of the host."""
+    vcpupin: Tuple[Tuple[int, FrozenSet[int]], ...] = ()
+    """(CPU of the guest, CPUs of the host)."""
 
     def element(self) -> ET.Element:
         values = [(name, getattr(self, name)) for name in ("shares", "period", "quota")]
-        return _node("cputune", {}, *[_node(name, text=value) for name, value in values if value is not None])
+        tune = _node("cputune", {}, *[_node(name, text=value) for name, value in values if value is not None])
+        if self.emulatorpin:
+            tune.append(_node("emulatorpin", {"cpuset": format_cpus(self.emulatorpin)}))
+        tune.extend([_node("vcpupin", {"vcpu": vcpu, "cpuset": format_cpus(cpus)}) for vcpu, cpus in self.vcpupin])
+        return tune
+
+
+@dataclass(frozen=True)
+class NumaTune:
+    """``<numatune>``: for each cell of the guest, in their order, the host's cell that its memory is strictly from."""
+
+    nodes: Tuple[int, ...]
+
+    def element(self) -> ET.Element:
+        memory = _node("memory", {"mode": "strict", "nodeset": format_cpus(self.nodes)})
+        cells = [
+            _node("memnode", {"cellid": cell, "mode": "strict", "nodeset": node})
+            for cell, node in enumerate(self.nodes)
+        ]
+        return _node("numatune", {}, memory, *cells)
+
+
+@dataclass(frozen=True)
+class MemoryBacking:
+    """``<memoryBacking>``: pairs of (cell of the guest, KiB of its pages); memory that is never swapped out."""
+
+    hugepages: Tuple[Tuple[int, int], ...] = ()
+    locked: bool = False
+
+    def element(self) -> ET.Element:
+        backing = _node("memoryBacking")
+        if self.hugepages:
+            pages = [_node("page", {"size": size, "nodeset": cell, "unit": "KiB"}) for cell, size in self.hugepages]
+            backing.append(_node("hugepages", {}, *pages))
+        if self.locked:
+            backing.append(_node("locked"))
+        return backing
+
+
+@dataclass(frozen=True)
+class NumaCell:
+    """A cell of the guest in ``<cpu>``; ``memory`` in MiB. ``shared``: other processes may map its memory."""
+
+    id: int
+    cpus: FrozenSet[int]
+    memory: int
+    shared: bool = False
+
+    def element(self) -> ET.Element:
+        attributes: Dict[str, Optional[object]] = {
+            "id": self.id,
+            "cpus": format_cpus(self.cpus) or None,
+            "memory": self.memory * 1024,
+            "unit": "KiB",
+            "memAccess": "shared" if self.shared else None,
+        }
+        return _node("cell", attributes)
 
 
 @dataclass(frozen=True)
@@ -221,6 +288,7 @@ class Cpu:
     model: Optional[str] = None
     match: Optional[str] = None
     disabled: Tuple[str, ...] = ()
+    cells: Tuple[NumaCell, ...] = ()
 
     def element(self) -> ET.Element:
         cpu = _node("cpu", {"mode": self.mode, "match": self.match})
@@ -228,6 +296,8 @@ class Cpu:
             cpu.append(_node("model", {"fallback": "forbid"}, text=self.model))
         cpu.append(_node("topology", {"sockets": self.sockets, "cores": 1, "threads": 1}))
         cpu.extend([_node("feature", {"policy": "disable", "name": name}) for name in self.disabled])
+        if self.cells:
+            cpu.append(_node("numa", {}, *[cell.element() for cell in self.cells]))
         return cpu
 
 
@@ -396,6 +466,21 @@ class Watchdog:
 
 
 @dataclass(frozen=True)
+class HostDevice:
+    """``<hostdev>``, a PCI device of the host by its address. ``managed``: libvirt takes it off its driver there."""
+
+    address: str
+    managed: bool = True
+
+    def element(self) -> ET.Element:
+        domain, bus, slot, function = re.split("[:.]", self.address)
+        parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
+        address = _node("address", {name: f"0x{digits}" for name, digits in parts.items()})
+        attributes = {"mode": "subsystem", "type": "pci", "managed": _yes_no(self.managed)}
+        return _node("hostdev", dict(attributes), _node("source", {}, address))
+
+
+@dataclass(frozen=True)
 class MemBalloon:
     """``<memballoon model='virtio'>`` that reports every ``period`` seconds."""
 
@@ -427,6 +512,10 @@ class Domain:
     others: Tuple[Config, ...]
     """Every device after the serial port."""
     cputune: Optional[CpuTune] = None
+    cpuset: FrozenSet[int] = frozenset()
+    """The host's CPUs that the guest floats over; empty for all."""
+    numatune: Optional[NumaTune] = None
+    memory_backing: Optional[MemoryBacking] = None
 
     def _element(self) -> ET.Element:
         # No element carries a version of ours: an upgrade alone must not make every domain look changed.
@@ -436,14 +525,14 @@ class Domain:
             _node("uuid", text=self.uuid),
             _node("name", text=self.name),
             _node("memory", {"unit": "KiB"}, text=self.memory * 1024),
-            _node("vcpu", text=self.vcpus),
+            *_elements(self.memory_backing, self.numatune),
+            _node("vcpu", {"cpuset": format_cpus(self.cpuset) or None}, text=self.vcpus),
             _node("metadata", {}, self.metadata.element()),
             self.sysinfo.element(),
             self.os.element(),
             self.features.element(),
         )
-        if self.cputune:
-            domain.append(self.cputune.element())
+        domain.extend(_elements(self.cputune))
         domain.append(self.clock.element())
         domain.append(self.cpu.element())
         devices = [device.element() for device in (*self.disks, *self.interfaces)]

@@ -8,14 +8,16 @@ properties keep Nova's names and meanings; those not handled here are left alone
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, FrozenSet, List, Optional, Tuple
 
-from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import config
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import config, placement
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Disk, Instance, Port
+from ansible_collections.barestack.kvm.plugins.module_utils.model.numa import NO_CPUS, NUMATopology
 
 _PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
 _CDROM_BUSES = ("ide", "sata", "scsi", "usb")
@@ -25,6 +27,9 @@ _WATCHDOG_ACTIONS = ("disabled", "none", "pause", "poweroff", "reset")
 _FIRMWARE_TYPES = ("bios", "uefi")
 _DISK_LIMITS = tuple(f"{way}_{unit}_sec" for unit in ("bytes", "iops") for way in ("read", "write", "total"))
 _MAX_QUEUES = 256
+
+OFFERED: Dict[str, Tuple[str, ...]] = {"disk_bus": tuple(_PREFIXES), "video": _VIDEO_MODELS, "vif": _VIF_MODELS}
+"""What guests can have, where libvirt can."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class HostOptions:
     """Where the image names none with ``hw_machine_type``."""
     arch: str = "x86_64"
     vnc_listen: str = "127.0.0.1"
+    cpu_shared_set: FrozenSet[int] = NO_CPUS
+    """The CPUs that guests without CPUs of their own float over; empty where the site does not say."""
+    topology: Optional[NUMATopology] = None
+    """The host's cells; needed only for guests that claimed some."""
 
 
 def design(instance: Instance, host: HostOptions) -> config.Domain:
@@ -52,6 +61,8 @@ def design(instance: Instance, host: HostOptions) -> config.Domain:
     Raises InvalidRequest where an image property or an extra spec has a value that is not allowed.
     """
     machine = instance.image.properties.get("hw_machine_type", host.machine_type)
+    locked = _flag(instance, "hw_locked_memory", "hw:locked_memory")
+    placed = placement.place(instance.numa_topology, host.topology, host.cpu_shared_set, locked)
     return config.Domain(
         type=host.virt_type,
         uuid=instance.uuid,
@@ -63,8 +74,11 @@ def design(instance: Instance, host: HostOptions) -> config.Domain:
         os=_os(instance, host, machine),
         features=config.Features(("acpi", "apic", "vmcoreinfo")),
         clock=_clock(instance, host),
-        cpu=_cpu(instance, host),
-        cputune=_cputune(instance),
+        cpu=dataclasses.replace(_cpu(instance, host), cells=placed.cells),
+        cputune=_cputune(instance, placed),
+        cpuset=placed.cpuset,
+        numatune=placed.numatune,
+        memory_backing=placed.memory_backing,
         disks=_disks(instance, host, machine),
         interfaces=tuple(_interface(instance, port) for port in instance.ports),
         serial=config.Serial(host.paths.console_log(instance.uuid)),
@@ -166,9 +180,10 @@ def _cpu(instance: Instance, host: HostOptions) -> config.Cpu:
     return config.Cpu(sockets, mode, match="exact" if mode == "host-model" else None)
 
 
-def _cputune(instance: Instance) -> Optional[config.CpuTune]:
+def _cputune(instance: Instance, placed: placement.Placed) -> Optional[config.CpuTune]:
     limits = {name: _quota(instance, f"cpu_{name}") for name in ("shares", "period", "quota")}
-    return config.CpuTune(**limits) if any(value is not None for value in limits.values()) else None
+    tune = config.CpuTune(**limits, emulatorpin=placed.emulatorpin, vcpupin=placed.vcpupin)
+    return None if tune == config.CpuTune() else tune
 
 
 class _Targets:
@@ -268,6 +283,7 @@ def _others(instance: Instance, host: HostOptions) -> Tuple[config.Config, ...]:
     if str(instance.flavor.extra_specs.get("hw_rng:allowed", "true")).lower() in ("true", "1", "yes"):
         devices.append(_rng(instance))
     devices.append(config.Controller("usb", model=None if usb else "none"))
+    devices += [config.HostDevice(device.address, device.managed) for device in instance.pci_devices]
     action = _watchdog(instance)
     if action != "disabled":
         devices.append(config.Watchdog(action))

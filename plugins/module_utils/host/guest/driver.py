@@ -284,6 +284,25 @@ class Hypervisor:
         with _errors(f"cannot read domain capabilities of {arch} {machine or ''} {virt_type}"):
             return str(self._connection.getDomainCapabilities(None, arch, machine, virt_type, 0))
 
+    def baseline(self, cpu: str, arch: str, virt_type: str) -> str:
+        """This CPU's XML with every feature that it has by name; as it is where libvirt cannot say more of it."""
+        flags = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+        try:
+            return str(self._connection.baselineHypervisorCPU(None, arch, None, virt_type, [cpu], flags))
+        except libvirt.libvirtError:  # another arch's, or a driver without it
+            return cpu
+
+    def node_devices(self) -> List[str]:
+        """The XML of the host's PCI devices and network interfaces."""
+        flags = libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV | libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET
+        with _errors("cannot list the host's devices"):
+            devices = self._connection.listAllDevices(flags)
+        found = []
+        for device in devices:
+            with contextlib.suppress(libvirt.libvirtError):  # gone since it was listed
+                found.append(str(device.XMLDesc(0)))
+        return found
+
     def node(self) -> Tuple[str, int, int, int, int]:
         """(host name, hypervisor version, libvirt version, CPUs online, memory in MiB)."""
         with _errors("cannot read the node's facts"):

@@ -52,17 +52,36 @@ def _cpu(root: ET.Element) -> Dict[str, Any]:
 
 
 def _cell(cell: ET.Element) -> Dict[str, Any]:
-    """A NUMA cell: ``siblings`` are the groups of CPUs that share a core."""
+    """A NUMA cell: ``siblings`` are the groups of CPUs that share a core, ``pages`` the memory's pages by size.
+
+    ``socket`` is None where libvirt does not tell it, or the cell spans several.
+    """
     memory = cell.find("memory")
     kib = {"b": 1 / 1024, "KiB": 1, "MiB": 1024, "GiB": 1024**2}
     cpus = cell.findall("./cpus/cpu")
+    sockets = {cpu.get("socket_id") for cpu in cpus}
+    socket = sockets.pop() if len(sockets) == 1 else None
     siblings = {tuple(_cpu_set(cpu.get("siblings", cpu.get("id", "")))) for cpu in cpus}
     return {
         "id": int(cell.get("id", "0")),
         "cpus": sorted(int(cpu.get("id", "0")) for cpu in cpus),
         "memory_mb": 0 if memory is None else int(int(memory.text or 0) * kib[memory.get("unit", "KiB")]) // 1024,
         "siblings": sorted(list(group) for group in siblings),
+        "socket": None if socket is None else int(socket),
+        "pages": [
+            {"size_kb": int(int(page.get("size", "0")) * kib[page.get("unit", "KiB")]), "total": int(page.text or 0)}
+            for page in cell.findall("pages")
+        ],
     }
+
+
+def with_memory(cell: Dict[str, Any], memory_mb: int) -> Dict[str, Any]:
+    """A host's only cell with the memory that the kernel has: the ordinary pages make up what larger ones leave."""
+    pages = sorted(cell["pages"], key=lambda page: int(page["size_kb"]))
+    if pages:
+        large = sum(page["size_kb"] * page["total"] for page in pages[1:])
+        pages[0] = {**pages[0], "total": max(0, memory_mb * 1024 - large) // pages[0]["size_kb"]}
+    return {**cell, "memory_mb": memory_mb, "pages": pages}
 
 
 def _cpu_set(text: str) -> List[int]:

@@ -17,13 +17,45 @@ import pytest
 from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import config, driver
 from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.designer import HostOptions, design
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError, InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Disk, Instance
+from ansible_collections.barestack.kvm.plugins.module_utils.model.numa import (
+    InstanceNUMACell,
+    InstanceNUMATopology,
+    NUMACell,
+    NUMAPages,
+    NUMATopology,
+)
+from ansible_collections.barestack.kvm.plugins.module_utils.model.pci import PciDevice
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 SCHEMA = pathlib.Path("/usr/share/libvirt/schemas/domain.rng")
 QEMU = HostOptions("qemu", Paths())
 KVM = HostOptions("kvm", Paths())
+
+
+def _host_cell(number: int, first: int) -> NUMACell:
+    """Of this machine's size, so that libvirtd takes what is placed there: two cores, the first for guests to share."""
+    cores = tuple(frozenset([cpu]) for cpu in (first, first + 1))
+    pages = (NUMAPages(4, 1000000), NUMAPages(2048, 1024))
+    return NUMACell(number, cores[0], cores[1], 8192, cores, pages)
+
+
+CELLS = dataclasses.replace(
+    KVM, cpu_shared_set=frozenset([0, 2]), topology=NUMATopology((_host_cell(0, 0), _host_cell(1, 2)))
+)
+ONE_CELL = dataclasses.replace(
+    QEMU, topology=NUMATopology((dataclasses.replace(_host_cell(0, 0), cpuset=frozenset([0, 1])),))
+)
+
+
+def placed(server: Instance, emulator: str | None = None, **cell: object) -> Instance:
+    """With a shared CPU and one of its own, each in a cell, the other way round than on the host."""
+    own, nobody = frozenset([1]), frozenset[int]()
+    first = InstanceNUMACell(1, frozenset([0]), nobody, 1024, 2048, "mixed")
+    second = InstanceNUMACell(0, nobody, own, 1024, 2048, "mixed", "prefer", ((1, 1),))
+    claimed = InstanceNUMATopology((first, dataclasses.replace(second, **cell)), emulator)  # type: ignore[arg-type]
+    return server.with_(numa_topology=claimed)
 
 
 def changed(server: Instance, specs: dict[str, str] | None = None, **properties: str) -> Instance:
@@ -76,6 +108,27 @@ CASES: dict[str, Callable[[Instance], config.Domain]] = {
             hw_watchdog_action="poweroff",
         ),
         QEMU,
+    ),
+    "cells_and_devices": lambda server: design(
+        placed(changed(server, {"quota:cpu_shares": "512"})).with_(
+            pci_devices=(
+                PciDevice("0000:81:02.3", "8086", "1889"),
+                PciDevice("0001:00:00.0", "10de", "1", managed=False),
+            )
+        ),
+        CELLS,
+    ),
+    "pinned_to_one_cell": lambda server: design(
+        server.with_(
+            numa_topology=InstanceNUMATopology(
+                (InstanceNUMACell(0, frozenset(), frozenset([0, 1]), 2048, None, "dedicated", None, ((0, 1), (1, 0))),)
+            )
+        ),
+        ONE_CELL,
+    ),
+    "shared_cpus_locked_memory": lambda server: design(
+        changed(server, {"hw:mem_page_size": "small", "hw:locked_memory": "true"}),
+        dataclasses.replace(QEMU, cpu_shared_set=frozenset([0])),
     ),
     "nothing_extra": lambda server: design(
         changed(server, {"hw_rng:allowed": "False"}, hw_video_model="none"), dataclasses.replace(KVM, cpu_mode="none")
@@ -177,6 +230,34 @@ def test_disks_of_two_buses_that_share_a_prefix(server: Instance) -> None:
 def test_image_property_out_of_range(name: str, value: str, server: Instance) -> None:
     with pytest.raises(InvalidRequest, match=rf"image debian: {name}={value} is not one of"):
         design(changed(server, **{name: value}), QEMU)
+
+
+def test_emulator_threads(server: Instance) -> None:
+    def pinned(host: HostOptions, emulator: str | None, **cell: object) -> frozenset[int]:
+        tune = design(placed(server, emulator, **cell), host).cputune
+        assert tune
+        return tune.emulatorpin
+
+    assert pinned(CELLS, None) == {1, 2}, "where its CPUs are"
+    assert pinned(CELLS, "share") == {0, 2}
+    assert pinned(dataclasses.replace(CELLS, cpu_shared_set=frozenset()), "share") == {1, 2}
+    assert pinned(CELLS, "isolate", cpuset_reserved=frozenset([3])) == {3}
+
+
+def test_ordinary_pages_are_no_large_ones(server: Instance) -> None:
+    domain = design(placed(server, pagesize=4), CELLS)
+    assert domain.memory_backing == config.MemoryBacking(((0, 2048),))
+    assert [cell.shared for cell in domain.cpu.cells] == [True, True]
+
+
+def test_a_claim_that_the_host_cannot_keep(server: Instance) -> None:
+    with pytest.raises(HostError, match="libvirt tells no NUMA cells here"):
+        design(placed(server), KVM)
+    with pytest.raises(HostError, match="claimed NUMA cell 1, which is not here: there are 0"):
+        design(placed(server), dataclasses.replace(KVM, topology=NUMATopology((_host_cell(0, 0),))))
+    unshared = NUMATopology((_host_cell(0, 0), dataclasses.replace(_host_cell(1, 2), cpuset=frozenset())))
+    with pytest.raises(HostError, match="claimed shared CPUs of NUMA cell 1, which has none"):
+        design(placed(server), dataclasses.replace(KVM, topology=unshared))
 
 
 def test_secure_boot_needs_q35(server: Instance) -> None:

@@ -226,6 +226,9 @@ def test_hypervisor_info() -> None:
         "disk_gb",
         "disk_available_gb",
         "numa_cells",
+        "numa_topology",
+        "pci_devices",
+        "traits",
         "cpu_info",
         "supported_instances",
         "machine_types",
@@ -242,6 +245,9 @@ def test_hypervisor_info() -> None:
     assert sum(cell["memory_mb"] for cell in node["numa_cells"]) <= node["memory_mb"]
     assert len(node["numa_cells"]) != 1 or node["numa_cells"][0]["memory_mb"] == node["memory_mb"]
     assert sum(len(cell["cpus"]) for cell in node["numa_cells"]) == node["vcpus"]
+    assert [cell["cpuset"] for cell in node["numa_topology"]["cells"]] == [cell["cpus"] for cell in node["numa_cells"]]
+    assert {"COMPUTE_STORAGE_BUS_VIRTIO", "COMPUTE_IMAGE_TYPE_QCOW2", "HW_CPU_X86_SSE2"} <= set(node["traits"])
+    assert node["pci_devices"] == []
 
 
 def test_console_log(tmp_path: pathlib.Path) -> None:

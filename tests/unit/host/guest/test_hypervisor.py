@@ -5,7 +5,11 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import facts, resolve_virt_type
+from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import (
+    facts,
+    resolve_virt_type,
+    with_memory,
+)
 
 CAPABILITIES = """
 <capabilities>
@@ -16,10 +20,11 @@ CAPABILITIES = """
       <feature name='svm'/><feature name='aes'/>
     </cpu>
     <topology><cells num='2'>
-      <cell id='0'><memory unit='KiB'>4194304</memory><cpus num='2'>
-        <cpu id='2' siblings='0,2'/><cpu id='0' siblings='0,2'/></cpus></cell>
+      <cell id='0'><memory unit='KiB'>4194304</memory>
+        <pages unit='KiB' size='4'>1048000</pages><pages unit='KiB' size='2048'>1</pages><cpus num='2'>
+        <cpu id='2' socket_id='0' siblings='0,2'/><cpu id='0' socket_id='0' siblings='0,2'/></cpus></cell>
       <cell id='1'><memory unit='KiB'>2098000</memory><cpus num='2'>
-        <cpu id='1' siblings='1,3'/><cpu id='3' siblings='1,3'/></cpus></cell>
+        <cpu id='1' socket_id='0' siblings='1,3'/><cpu id='3' socket_id='1' siblings='1,3'/></cpus></cell>
     </cells></topology>
   </host>
   <guest><os_type>hvm</os_type>
@@ -37,8 +42,15 @@ NO_EFI = "<domainCapabilities><os><enum name='firmware'/></os></domainCapabiliti
 def test_all_facts() -> None:
     assert facts(CAPABILITIES, WITH_EFI, "kvm") == {
         "numa_cells": [
-            {"id": 0, "cpus": [0, 2], "memory_mb": 4096, "siblings": [[0, 2]]},
-            {"id": 1, "cpus": [1, 3], "memory_mb": 2048, "siblings": [[1, 3]]},
+            {
+                "id": 0,
+                "cpus": [0, 2],
+                "memory_mb": 4096,
+                "siblings": [[0, 2]],
+                "socket": 0,
+                "pages": [{"size_kb": 4, "total": 1048000}, {"size_kb": 2048, "total": 1}],
+            },
+            {"id": 1, "cpus": [1, 3], "memory_mb": 2048, "siblings": [[1, 3]], "socket": None, "pages": []},
         ],
         "cpu_info": {
             "arch": "x86_64",
@@ -51,6 +63,14 @@ def test_all_facts() -> None:
         "machine_types": {"x86_64": ["pc", "pc-i440fx-7.2", "q35"]},
         "firmware": ["bios", "efi"],
     }
+
+
+def test_the_only_cell_has_the_memory_that_the_kernel_has() -> None:
+    cell = facts(CAPABILITIES, NO_EFI, "kvm")["numa_cells"][0]
+    grown = with_memory(cell, 5000)
+    assert grown["memory_mb"] == 5000
+    assert grown["pages"] == [{"size_kb": 4, "total": (5000 - 2) * 256}, {"size_kb": 2048, "total": 1}]
+    assert with_memory({**cell, "pages": []}, 1)["pages"] == []
 
 
 def test_kvm_that_guests_would_not_use_is_not_counted() -> None:
