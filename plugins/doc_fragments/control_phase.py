@@ -62,6 +62,10 @@ _CATALOG = r"""  catalog:
         description: Nova's host aggregates, with their availability zones.
         type: list
         elements: dict
+      server_groups:
+        description: Nova's server groups, with their policies.
+        type: list
+        elements: dict
   keys_directory:
     description:
       - The keys that sign tokens, kept as C(keystone-manage fernet_setup) keeps them. Mode 0700, files 0600.

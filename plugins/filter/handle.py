@@ -22,6 +22,8 @@ _SETTINGS = (
     "reserved_host_cpus",
     "reserved_host_memory_mb",
     "reserved_host_disk_mb",
+    "resources",
+    "traits",
 )
 
 

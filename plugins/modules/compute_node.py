@@ -68,6 +68,17 @@ options:
         description: MiB of disk kept for the host.
         type: int
         default: 0
+      resources:
+        description:
+          - Resource classes of the site's own. A name that begins with C(CUSTOM_) to how many there are, or to a mapping with
+            C(total), C(reserved), C(allocation_ratio), C(min_unit), C(max_unit), C(step_size).
+        type: dict
+        default: {}
+      traits:
+        description: What the host has besides what it reports, such as C(CUSTOM_FAST_DISK).
+        type: list
+        elements: str
+        default: []
   heartbeat_max_age:
     description: Seconds after which a host's report is stale.
     type: float
@@ -116,7 +127,7 @@ left:
 
 from typing import Any
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control import placement
+from ansible_collections.barestack.kvm.plugins.module_utils.control import inventory, placement
 from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase, pretty
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
@@ -134,7 +145,7 @@ class ComputeNode(ControlPhase):
             "default": "present",
         },
         "names": {"type": "list", "elements": "str", "default": []},
-        "hosts": {"type": "list", "elements": "dict", "default": [], "options": placement.REPORT_SPEC},
+        "hosts": {"type": "list", "elements": "dict", "default": [], "options": inventory.REPORT_SPEC},
         "heartbeat_max_age": {"type": "float", "default": 300},
         "reason": {"type": "str", "default": ""},
     }
@@ -144,9 +155,10 @@ class ComputeNode(ControlPhase):
         if self.params["state"] == "stale":
             return self._stale(connection)
         if self.params["state"] == "present":
-            for name, before, after in placement.record(connection, self.params["hosts"], now()):
+            for name, before, after in inventory.record(connection, self.params["hosts"], now()):
                 if before != after:
-                    self.effects.note("compute_node.record", name, before=pretty(before), after=pretty(after))
+                    known = pretty(before) if before else ""
+                    self.effects.note("compute_node.record", name, before=known, after=pretty(after))
             return {}
         self.identity.require("admin")
         names = self.params["names"]

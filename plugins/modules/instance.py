@@ -224,8 +224,8 @@ class InstanceRecord(LeasingPhase):
         busy = self.lease(connection, rows.values())
         if busy and self.patient:
             return {"busy": [name for name, row in rows.items() if row.uuid in busy]}
-        if any(parse_availability_zone(server.availability_zone)[1] for server in requested):
-            self.identity.require("admin")  # as Nova's policy for zone:host
+        if any(server.host or parse_availability_zone(server.availability_zone)[1] for server in requested):
+            self.identity.require("admin")  # as Nova's policies for host and for zone:host
         lifecycle.check_existing(requested, rows)
         lifecycle.check_quota(
             connection, catalog, self.identity, [server for server in requested if server.name not in rows]

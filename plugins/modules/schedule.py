@@ -13,6 +13,8 @@ version_added: 0.1.0
 description:
   - Does what nova-scheduler and placement do. Filters and weighers run over the recorded hosts, and the claim is written in
     the transaction that checked the capacity.
+  - CPUs of a server's own, memory of NUMA cells and PCI devices are claimed as amounts are. The hard policies of server groups
+    are looked at in that transaction, too.
   - A server that already holds a claim keeps its host. A server that no host can take gets a fault that says which
     filter removed which host, with the values compared.
 options:
@@ -64,15 +66,19 @@ options:
         description: MiB of disk kept for the host.
         type: int
         default: 0
-  service_down_time:
-    description: Seconds without a heartbeat after which a host counts as down.
-    type: float
-    default: 600
-  weight_multipliers:
-    description: C(ram_weight_multiplier) and the like, for those that differ from Nova's defaults.
-    type: dict
-    default: {}
+      resources:
+        description:
+          - Resource classes of the site's own. A name that begins with C(CUSTOM_) to how many there are, or to a mapping with
+            C(total), C(reserved), C(allocation_ratio), C(min_unit), C(max_unit), C(step_size).
+        type: dict
+        default: {}
+      traits:
+        description: What the host has besides what it reports, such as C(CUSTOM_FAST_DISK).
+        type: list
+        elements: str
+        default: []
 extends_documentation_fragment:
+  - barestack.kvm.decision
   - barestack.kvm.control_phase
 attributes:
   check_mode:
@@ -103,7 +109,7 @@ hosts:
   elements: str
 decisions:
   description:
-    - For each server that was placed now, how many hosts entered, what removed which, and the weights of the others.
+    - For each server that a host was looked for now, how many hosts entered, what removed which, and the weights of the others.
     - Of hosts that were removed and of hosts that fit the first ten are listed each.
   returned: always
   type: str
@@ -114,18 +120,14 @@ why:
   elements: str
 """
 
-from typing import Any
+from typing import Any, Sequence
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control import placement
+from ansible_collections.barestack.kvm.plugins.module_utils.control import inventory, placement
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import ControlPhase
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (
-    compute_nodes,
-    instances,
-)
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import claims, instances
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import explain
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decide import decide
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decision import Decision
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Fault, Instance
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import now, run_module
@@ -140,22 +142,23 @@ class Schedule(ControlPhase):
     argument_spec = {
         "instances": {"type": "list", "elements": "dict", "required": True},
         "state": {"type": "str", "choices": ["present", "rolled_back", "absent"], "default": "present"},
-        "reports": {"type": "list", "elements": "dict", "default": [], "options": placement.REPORT_SPEC},
-        "service_down_time": {"type": "float", "default": 600},
-        "weight_multipliers": {"type": "dict", "default": {}},
+        "reports": {"type": "list", "elements": "dict", "default": [], "options": inventory.REPORT_SPEC},
+        **placement.DECISION_SPEC,
     }
 
     def work(self, connection: Connection) -> dict[str, Any]:
         """Dispatch by state."""
         if self.params["state"] == "present":
             self._catalog = Catalog.load(self.params["catalog"])
+            self._options = placement.options_of(self.params)
+            self._zones = placement.zones(self._catalog)
             return self._present(connection, self.handle(connection))
         if self.params["state"] == "rolled_back":
             return self._absent(connection, self.given_up(connection))
         return self._absent(connection, [i for i in self.handle(connection) if not i.stuck])
 
     def _absent(self, connection: Connection, handle: list[Instance]) -> dict[str, Any]:
-        held = compute_nodes.release(connection, [instance.uuid for instance in handle])
+        held = claims.release(connection, [instance.uuid for instance in handle])
         for instance in handle:
             if instance.uuid in held:
                 self.effects.note("allocation.claim", instance.name, before=f"on {instance.host}\n")
@@ -163,22 +166,22 @@ class Schedule(ControlPhase):
 
     def _present(self, connection: Connection, handle: list[Instance]) -> dict[str, Any]:
         if self.check_mode:  # compute_node wrote them in a transaction that was rolled back
-            placement.record(connection, self.params["reports"], now())
-        kept = compute_nodes.claims(connection, [instance.uuid for instance in handle])
+            inventory.record(connection, self.params["reports"], now())
+        kept = claims.holders(connection, [instance.uuid for instance in handle])
         wanting = [i for i in handle if i.uuid not in kept and not i.fault]
-        chosen, decisions = self._choose(connection, wanting) if wanting else ({}, [])
-        reasons = {decision.instance_uuid: decision.explain for decision in decisions if not decision.host}
-        why = []
-        names = {instance.uuid: instance.name for instance in wanting}
-        for decision in decisions:
-            name = names[decision.instance_uuid]
-            table = explain.table(decision)
-            why.extend([f"{name}:", *(f"  {line}" for line in table)])
-            if decision.host:
-                after = f"{decision.host}\n" + "".join(f"{line}\n" for line in table)
-                self.effects.note("allocation.claim", name, after=after)
-        hosts = {**kept, **chosen}
-        result = [self._placed(i, hosts, reasons) for i in handle]
+        decisions, made, faults = self._choose(connection, wanting) if wanting else ([], {}, {})
+        why = self._tell(decisions, {instance.uuid: instance.name for instance in wanting})
+        result = []
+        for instance in handle:
+            if instance.uuid in faults:
+                instance = instance.with_(fault=faults[instance.uuid])
+            elif instance.uuid in made:
+                claim = made[instance.uuid]
+                instance = instance.with_(numa_topology=claim.numa, pci_devices=claim.devices)
+                instance = self._on(instance, claim.host)
+            elif not instance.fault:
+                instance = self._on(instance, kept[instance.uuid])
+            result.append(instance)
         instances.save_all(connection, [new for new, old in zip(result, handle) if new.host != old.host], now())
         return {
             "instances": to_wire(result),
@@ -186,23 +189,38 @@ class Schedule(ControlPhase):
             "why": why,
         }
 
-    def _choose(self, connection: Connection, wanting: list[Instance]) -> tuple[dict[str, str], list[Any]]:
-        hosts = placement.load_hosts(connection, self._catalog, now(), self.params["service_down_time"])
-        specs = placement.request_specs(connection, wanting)
-        decisions = decide(hosts, specs, Options(multipliers=self.params["weight_multipliers"]))
-        chosen = {decision.instance_uuid: decision.host for decision in decisions if decision.host}
-        compute_nodes.claim(connection, placement.claimed(specs, chosen))
-        return chosen, list(decisions)
+    def _choose(
+        self, connection: Connection, wanting: list[Instance]
+    ) -> tuple[Sequence[Decision], dict[str, claims.Claim], dict[str, Fault]]:
+        """The decisions, the claims that came of them, and why the other servers have none."""
+        outcome = placement.decide(connection, self._catalog, wanting, self.params, now())
+        faults = {uuid: Fault("schedule", None, message, 400) for uuid, message in outcome.wrong.items()}
+        for decision in outcome.decisions:
+            if not decision.host:
+                faults[decision.instance_uuid] = Fault("schedule", None, decision.explain)
+        made = outcome.claims()
+        for uuid, message in placement.against_policy(connection, outcome.specs, made).items():
+            faults[uuid] = Fault("schedule", None, message, 400)
+            del made[uuid]
+        claims.claim(connection, made, outcome.generations)
+        return outcome.decisions, made, faults
 
-    def _placed(self, instance: Instance, hosts: dict[str, str], reasons: dict[str, str]) -> Instance:
-        if instance.uuid in reasons:
-            return instance.with_(fault=Fault("schedule", None, reasons[instance.uuid]))
-        if instance.fault:
+    def _tell(self, decisions: Sequence[Decision], names: dict[str, str]) -> list[str]:
+        """For people: each server with its table."""
+        why = []
+        for decision in decisions:
+            name, table = names[decision.instance_uuid], explain.table(decision)
+            why.extend([f"{name}: {explain.counts(decision)}", *(f"  {line}" for line in table)])
+            if decision.host:
+                after = f"{decision.host}\n" + "".join(f"{line}\n" for line in table)
+                self.effects.note("allocation.claim", name, after=after)
+        return why
+
+    def _on(self, instance: Instance, host: str) -> Instance:
+        if host == instance.host:
             return instance
-        host = hosts.get(instance.uuid, instance.host)
-        if host != instance.host:
-            return instance.with_(host=host, availability_zone=placement.zone(self._catalog, str(host)))
-        return instance
+        zone = self._zones.get(host, self._options.default_availability_zone)
+        return instance.with_(host=host, availability_zone=zone)
 
 
 PHASE = Schedule

@@ -22,6 +22,7 @@ ONE_IMPORTER = {
     "pycdlib": "host/config_drive.py",
     "cryptography": "control/identity.py",
     "argon2": "control/identity.py",
+    "numpy": "control/scheduler/",
     "sqlalchemy": "control/",
     "alembic": "control/records/",
 }

@@ -81,10 +81,14 @@ class Recorded:
     """The servers whose lease belongs to a run that is no more."""
     claims: tuple[tuple[str, str], ...] = ()
     """(uuid, host)."""
+    held: tuple[tuple[str, str], ...] = ()
+    """(uuid, host) of those who have CPUs, cells or devices of a host for their own."""
     ports: tuple[PortRecord, ...] = ()
     volumes: tuple[VolumeRecord, ...] = ()
     residues: tuple[Instance, ...] = ()
     """Servers as hosts have them that still have to undo them."""
+    miscounted: tuple[tuple[str, str], ...] = ()
+    """(host, what is kept as used of it and what its servers claim), where the two differ."""
 
     def name(self, uuid: str) -> str:
         """What people call the server; empty where the records do not know it."""

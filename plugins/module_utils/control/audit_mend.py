@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import placement
 from ansible_collections.barestack.kvm.plugins.module_utils.control.audit import Mend, Recorded
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import (
     audit,
+    claims,
     compute_nodes,
     ports,
     volumes,
@@ -19,6 +21,7 @@ from sqlalchemy import Connection
 _EFFECTS = {
     "release_claim": "allocation.claim",
     "claim": "allocation.claim",
+    "recount": "allocation.claim",
     "release_ports": "port.record",
     "bind_ports": "port.record",
     "release_dhcp": "dhcp_port.record",
@@ -38,18 +41,24 @@ def mend(connection: Connection, recorded: Recorded, what: Mend) -> tuple[str, s
 
 
 def _claim(connection: Connection, recorded: Recorded, target: tuple[str, ...]) -> None:
-    """The claim that the scheduler would have made, on the host where the server is."""
+    """The claim that the scheduler would have made, on the host where the server is.
+
+    CPUs and devices that it has of that very host it keeps. Which it has elsewhere, only its guest there could say.
+    """
     server = recorded.servers[target[0]]
     known = {row.host for row in compute_nodes.rows(connection)}
     if server.host in known:  # else the next look says that it still has none
-        resources = placement.request_specs(connection, [server])[0].resources
-        compute_nodes.release(connection, [server.uuid])
-        compute_nodes.claim(connection, {server.uuid: (str(server.host), resources)})
+        claim = placement.claim_of(server)
+        if {host for uuid, host in recorded.held if uuid == server.uuid} != {server.host}:
+            claim = dataclasses.replace(claim, numa=None, devices=())
+        claims.release(connection, [server.uuid])
+        claims.claim(connection, {server.uuid: claim})
 
 
 _ACTS: dict[str, Callable[[Connection, Recorded, tuple[str, ...]], object]] = {
-    "release_claim": lambda connection, _, target: compute_nodes.release(connection, target[:1]),
+    "release_claim": lambda connection, _, target: claims.release(connection, target[:1]),
     "claim": _claim,
+    "recount": lambda connection, _, target: claims.recount(connection, target),
     "release_ports": lambda connection, _, target: audit.release_ports(connection, target[0]),
     "bind_ports": lambda connection, recorded, target: audit.bind_ports(connection, recorded.servers[target[0]]),
     "release_dhcp": lambda connection, _, target: ports.release_dhcp(connection, target[0], target[1]),

@@ -50,6 +50,7 @@ def compare(recorded: Recorded, scope: Scope) -> Report:
     _ports(recorded, report)
     _volumes(recorded, report)
     _leases(recorded, report)
+    _inventories(recorded, report)
     return report
 
 
@@ -100,8 +101,9 @@ def _residues(recorded: Recorded, scope: Scope, report: Report) -> None:
 
 def _claims(recorded: Recorded, report: Report) -> None:
     claims: dict[str, set[str]] = {}
-    for uuid, host in recorded.claims:
+    for uuid, host in (*recorded.claims, *recorded.held):
         claims.setdefault(uuid, set()).add(host)
+    claiming = {uuid for uuid, _host in recorded.claims}
     for uuid, hosts in sorted(claims.items()):
         server, told = recorded.servers.get(uuid), ", ".join(sorted(hosts))
         if uuid in recorded.busy or (server and not _is_certain(server)):
@@ -111,7 +113,7 @@ def _claims(recorded: Recorded, report: Report) -> None:
         elif hosts != {server.host}:
             _mend(report, recorded, told, "claim", uuid, f"moved to {server.host}", Mend("claim", (uuid,)))
     for server in _by_name(recorded.servers.values()):
-        if recorded.is_settled(server.uuid) and server.uuid not in claims:
+        if recorded.is_settled(server.uuid) and server.uuid not in claiming:
             mend = Mend("claim", (server.uuid,))
             _mend(report, recorded, str(server.host), "claim", server.uuid, f"claimed on {server.host}", mend)
 
@@ -184,6 +186,12 @@ def _leases(recorded: Recorded, report: Report) -> None:
             told = f"lease of {recorded.name(uuid) or uuid}"
             mend = Mend("drop_lease", (uuid,))
             _mend(report, recorded, server.host if server else "", "lease", uuid, "dropped", mend, told)
+
+
+def _inventories(recorded: Recorded, report: Report) -> None:
+    """After all claims are as they should be: what is used of each host is what they come to."""
+    for host, told in recorded.miscounted:
+        _mend(report, recorded, host, "inventory", "", "counted anew", Mend("recount", (host,)), told, DIFFERS)
 
 
 def _mend(  # noqa: PLR0913 - a finding has as many fields

@@ -22,6 +22,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_netw
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_objects import (
     Aggregate,
+    DeclaredGroup,
     Keypair,
     Project,
     User,
@@ -70,6 +71,7 @@ class Catalog:
     projects: tuple[Project, ...] = ()
     users: tuple[User, ...] = ()
     aggregates: tuple[Aggregate, ...] = ()
+    server_groups: tuple[DeclaredGroup, ...] = ()
     network_owners: Mapping[str, str] = field(default_factory=dict)
     """Network id to project id, for networks that are not shared."""
 
@@ -139,6 +141,10 @@ class Catalog:
             )
             for group in groups
         )
+
+    def server_groups_for(self, project_id: str) -> tuple[DeclaredGroup, ...]:
+        """The declared server groups that a project may use: everybody's and its own."""
+        return tuple(item for item in self.server_groups if item.project_id in (None, project_id))
 
     def keypair(self, name: str, user_id: str) -> Keypair:
         """The user's key of this name, else everybody's."""
@@ -218,6 +224,10 @@ def _build(entries: _Entries, problems: Problems) -> Catalog:
         projects=tuple(projects),
         users=tuple(users),
         aggregates=tuple(aggregate for _, aggregate in aggregates),
+        server_groups=tuple(
+            build.build_server_group(e, e["id"], projects, path, problems)
+            for path, e in entries.get("server_groups", ())
+        ),
         network_owners=owners,
     )
 

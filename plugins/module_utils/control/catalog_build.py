@@ -8,10 +8,12 @@ import base64
 import binascii
 import re
 import uuid
+from collections import Counter
 from typing import Any, Iterable, Mapping, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_objects import (
     Aggregate,
+    DeclaredGroup,
     Keypair,
     Project,
     Quota,
@@ -152,6 +154,30 @@ def _roles(value: Any, path: str, problems: Problems) -> Iterable[str]:
     return [item for item in values if item in ROLES]
 
 
+def build_server_group(
+    entry: Mapping[str, Any], identifier: str, projects: Sequence[Project], path: str, problems: Problems
+) -> DeclaredGroup:
+    """The server group, its rules checked as Nova does."""
+    owner = entry.get("project")
+    found = next((item.id for item in projects if owner in (item.name, item.id)), None)
+    if owner is not None and found is None:
+        problems.add_unknown(f"{path}.project", "project", owner, (item.name for item in projects))
+    most = check_group_rules(entry["policy"], entry["rules"], path, problems)
+    return DeclaredGroup(identifier, entry["name"], entry["policy"], most, found)
+
+
+def check_group_rules(policy: str, rules: Mapping[str, Any], path: str, problems: Problems) -> int | None:
+    """Of a group's rules ``max_server_per_host``, which only anti-affinity has, and which is at least 1."""
+    most = rules.get("max_server_per_host")
+    if most is None:
+        return None
+    where = f"{path}.rules.max_server_per_host"
+    if policy != "anti-affinity":
+        problems.add(where, f"is a rule of policy anti-affinity only, not of {policy}")
+    check_range(most, 1, None, where, problems)
+    return int(most)
+
+
 def build_aggregate(entry: Mapping[str, Any], identifier: str, path: str, problems: Problems) -> Aggregate:
     """The aggregate, with its zone in its metadata as in Nova."""
     metadata = strings(entry["metadata"], f"{path}.metadata", problems)
@@ -164,7 +190,7 @@ def build_aggregate(entry: Mapping[str, Any], identifier: str, path: str, proble
             )
         if ":" in zone or not zone.strip():
             problems.add(f"{path}.availability_zone", f"{zone!r} is no name of a zone: it is empty or holds a ':'")
-    for host in {host for host in entry["hosts"] if entry["hosts"].count(host) > 1}:
+    for host in [host for host, times in Counter(entry["hosts"]).items() if times > 1]:
         problems.add(f"{path}.hosts", f"{host!r} is listed twice")
     return Aggregate(identifier, entry["name"], tuple(entry["hosts"]), metadata, zone)
 

@@ -49,6 +49,17 @@ class Keypair:
 
 
 @dataclass(frozen=True)
+class DeclaredGroup:
+    """Nova's server group; without ``project_id`` every project may name it."""
+
+    id: str
+    name: str
+    policy: str
+    max_server_per_host: int | None = None
+    project_id: str | None = None
+
+
+@dataclass(frozen=True)
 class Aggregate:
     """Nova's host aggregate; ``availability_zone`` is in ``metadata`` too, as Nova has it."""
 

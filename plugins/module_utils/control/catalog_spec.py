@@ -174,6 +174,23 @@ _AGGREGATE: dict[str, Any] = {
     "availability_zone": {"type": "str", "description": "The zone that its hosts make up."},
 }
 
+POLICIES = ("affinity", "anti-affinity", "soft-affinity", "soft-anti-affinity")
+"""Nova's policies of server groups."""
+
+RULES: dict[str, Any] = {
+    "max_server_per_host": {"type": "int", "description": "For anti-affinity: so many may share a host. Default: 1."},
+}
+"""A server group's rules; a request that makes a group on its first use gives the same."""
+
+_SERVER_GROUP: dict[str, Any] = {
+    "name": _NAME,
+    "id": _ID,
+    "description": _DESCRIPTION,
+    "policy": {"type": "str", "required": True, "choices": [*POLICIES], "description": "How its servers are placed."},
+    "rules": {"type": "dict", "default": {}, "options": RULES, "description": "Nova's rules."},
+    "project": {"type": "str", "description": "Whose group it is, by name or id; default: everybody's."},
+}
+
 SPEC: dict[str, dict[str, Any]] = {
     "flavors": _FLAVOR,
     "images": _IMAGE,
@@ -183,4 +200,5 @@ SPEC: dict[str, dict[str, Any]] = {
     "projects": _PROJECT,
     "users": _USER,
     "aggregates": _AGGREGATE,
+    "server_groups": _SERVER_GROUP,
 }

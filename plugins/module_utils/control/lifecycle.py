@@ -8,6 +8,7 @@ import dataclasses
 import uuid
 from typing import Any, Callable, Mapping, Sequence
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control import server_groups
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.identity import Identity
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, ports, residues, volumes
@@ -26,6 +27,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.instance impor
     BlockDevice,
     Instance,
     PowerState,
+    ServerGroup,
     TaskState,
     VmState,
 )
@@ -80,11 +82,12 @@ def check_quota(connection: Connection, catalog: Catalog, identity: Identity, ne
 def create(
     connection: Connection, catalog: Catalog, identity: Identity, servers: Sequence[Requested], now: str
 ) -> list[Instance]:
-    """Insert the servers' records, their volumes and their block device mappings."""
+    """Insert the servers' records, their volumes and block device mappings, their memberships in server groups."""
+    groups = server_groups.resolve(connection, catalog, identity, servers, now)
     together = not any(server.volumes for server in servers)  # else one may ask for another's volume
     made = []
     for part in [servers] if together else [[server] for server in servers]:
-        new = [(_instance(connection, catalog, identity, server, now), server.to_record()) for server in part]
+        new = [(requested(connection, catalog, identity, server, groups, now), server.to_record()) for server in part]
         made += instances.create(connection, new)
         for instance in made[-1:] if not together else ():
             volumes.create(connection, instance)
@@ -92,8 +95,17 @@ def create(
     return made
 
 
-def _instance(connection: Connection, catalog: Catalog, identity: Identity, server: Requested, now: str) -> Instance:
+def requested(
+    connection: Connection,
+    catalog: Catalog,
+    identity: Identity,
+    server: Requested,
+    groups: Mapping[str, ServerGroup],
+    now: str,
+) -> Instance:
+    """A server that is asked for, as it will be recorded; ``groups`` are by :func:`server_groups.key`."""
     identifier = str(uuid.uuid4())
+    group = groups.get(server_groups.key(server.scheduler_hints))
     return Instance(
         id=0,
         uuid=identifier,
@@ -110,7 +122,10 @@ def _instance(connection: Connection, catalog: Catalog, identity: Identity, serv
         user_data=server.user_data,
         config_drive=server.config_drive,
         availability_zone=server.availability_zone,
-        scheduler_hints=server.scheduler_hints,
+        scheduler_hints={**server.scheduler_hints, **({"group": group.uuid} if group else {})},
+        requested_host=server.host,
+        ignore_hosts=server.ignore_hosts,
+        server_group=group,
         launch_index=server.launch_index,
         block_devices=tuple(_block_device(connection, identity, server, volume) for volume in server.volumes),
         **_from_catalog(connection, catalog, identity, server),
@@ -215,6 +230,8 @@ def again(connection: Connection, instance: Instance) -> Instance:
         task_state=TaskState.SCHEDULING,
         power_state=PowerState.NOSTATE,
         host=None,
+        numa_topology=None,
+        pci_devices=(),
         disks=(),
         fault=None,
         stuck=None,

@@ -6,184 +6,258 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
-from typing import Any, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control import server_groups
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes, residues, volumes
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import request
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import (
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import hosts as recorded
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances, residues, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import server_groups as memberships
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records.claims import Claim
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records.hosts import TIME, Wanted
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import decide as pipeline
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler import numa, pci, request, site_rules
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import (
     DISK_GB,
     Aggregate,
-    HostState,
-    Inventory,
+    Facts,
+    Hosts,
 )
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decision import Decision
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.loaded import columns
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec, ServerGroup
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
-from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
 from sqlalchemy import Connection
 
-REPORT_SPEC: dict[str, Any] = {
-    "name": {"type": "str", "required": True},
-    "hypervisor": {"type": "dict", "required": True},
-    "cpu_allocation_ratio": {"type": "float", "default": 4.0},
-    "ram_allocation_ratio": {"type": "float", "default": 1.0},
-    "disk_allocation_ratio": {"type": "float", "default": 1.0},
-    "reserved_host_cpus": {"type": "int", "default": 0},
-    "reserved_host_memory_mb": {"type": "int", "default": 512},
-    "reserved_host_disk_mb": {"type": "int", "default": 0},
+_PLACES = ("same_host", "different_host")
+"""The hints that name servers."""
+
+
+DECISION_SPEC: dict[str, Any] = {
+    "service_down_time": {"type": "float", "default": 600},
+    "scheduler": {"type": "dict", "default": {}},
+    "scheduler_rules_path": {"type": "path"},
 }
-"""A host's report with the inventory's settings for it; the defaults are Nova's."""
+"""What a phase that decides takes: ``scheduler`` is as :class:`Options`."""
 
-_VOLATILE = ("disk_available_gb", "running_domains")
-"""What moves all the time and is no change of the host."""
 
-_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What was asked for and what came of it. ``wrong``: uuid -> why a server's request cannot be read."""
+
+    specs: Sequence[RequestSpec]
+    decisions: Sequence[Decision]
+    wrong: Mapping[str, str]
+    generations: Mapping[str, int]
+
+    def claims(self) -> dict[str, Claim]:
+        """uuid -> claim, for the servers that found a host."""
+        resources = {uuid: spec.resources for spec in self.specs for uuid in spec.instance_uuids}
+        return {
+            decision.instance_uuid: Claim(
+                host=decision.host,
+                resources=resources[decision.instance_uuid],
+                numa=decision.taken.numa if decision.taken else None,
+                devices=decision.taken.devices if decision.taken else (),
+            )
+            for decision in self.decisions
+            if decision.host
+        }
 
 
 def age(recorded: str, now: str) -> float:
     """Seconds between two of the records' times."""
-    return (datetime.datetime.strptime(now, _TIME) - datetime.datetime.strptime(recorded, _TIME)).total_seconds()
+    return (datetime.datetime.strptime(now, TIME) - datetime.datetime.strptime(recorded, TIME)).total_seconds()
 
 
-def inventories(hypervisor: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Inventory]:
-    """What a host has, as nova.virt.libvirt.driver.update_provider_tree reports it.
+def decide(
+    connection: Connection,
+    catalog: Catalog,
+    handle: Sequence[Instance],
+    params: Mapping[str, Any],
+    now: str,
+    complete: bool = False,
+) -> Outcome:
+    """A host for each of these servers, none of which has a claim; nothing is written. ``params`` as DECISION_SPEC.
 
-    ``settings`` are Nova's options: ``*_allocation_ratio``, ``reserved_host_cpus``, ``reserved_host_memory_mb``,
-    ``reserved_host_disk_mb``. ``max_unit`` is the total: one server never exceeds the physical host.
+    InvalidRequest where an option or a rule of the site's is wrong.
     """
-    return {
-        resource_class: Inventory(
-            total=int(total),
-            reserved=int(reserved),
-            allocation_ratio=float(ratio),
-            min_unit=1,
-            max_unit=max(1, int(total)),
-            step_size=1,
-            used=0,
-        )
-        for resource_class, total, reserved, ratio in (
-            ("VCPU", hypervisor["vcpus"], settings["reserved_host_cpus"], settings["cpu_allocation_ratio"]),
-            (
-                "MEMORY_MB",
-                hypervisor["memory_mb"],
-                settings["reserved_host_memory_mb"],
-                settings["ram_allocation_ratio"],
-            ),
-            (
-                "DISK_GB",
-                hypervisor["disk_gb"],
-                math.ceil(settings["reserved_host_disk_mb"] / 1024),
-                settings["disk_allocation_ratio"],
-            ),
-        )
-    }
+    options = options_of(params)
+    specs, wrong = request_specs(connection, catalog, handle, options)
+    hosts, generations = load(connection, catalog, specs, options, now, params["service_down_time"])
+    rules = site_rules.load(params["scheduler_rules_path"])
+    return Outcome(specs, pipeline.decide(hosts, specs, options, rules, complete), wrong, generations)
 
 
-def record(
-    connection: Connection, reports: Sequence[Mapping[str, Any]], now: str
-) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Write hosts' reports (as ``REPORT_SPEC``) and their heartbeats.
+def options_of(params: Mapping[str, Any]) -> Options:
+    """The site's options; what is left to chance is another one each time."""
+    return Options.of({"seed": secrets.randbits(32), **params["scheduler"]})
 
-    Returns each host with what was known of it and what is now known.
+
+def load(
+    connection: Connection,
+    catalog: Catalog,
+    specs: Sequence[RequestSpec],
+    options: Options,
+    now: str,
+    down_time: float,
+) -> tuple[Hosts, dict[str, int]]:
+    """Every recorded host, with what these requests and rules look at; and each one's generation.
+
+    A host whose heartbeat is older than ``down_time`` seconds is down.
     """
-    known = {row.host: row.hypervisor for row in compute_nodes.rows(connection)} if reports else {}
-    held = compute_nodes.load(connection) if reports else {}
-    changes = []
-    for report in reports:
-        name, hypervisor = report["name"], report["hypervisor"]
-        wanted = inventories(hypervisor, report)
-        compute_nodes.save(connection, name, hypervisor, wanted, now)
-        before = _comparable(known.get(name) or {}, held.get(name, {}))
-        changes.append((name, before, _comparable(hypervisor, wanted)))
-    return changes
-
-
-def _comparable(hypervisor: Mapping[str, Any], held: Mapping[str, Inventory]) -> dict[str, Any]:
-    return {
-        "hypervisor": {key: value for key, value in hypervisor.items() if key not in _VOLATILE},
-        "inventories": {name: to_wire(dataclasses.replace(inventory, used=0)) for name, inventory in held.items()},
-    }
-
-
-def load_hosts(connection: Connection, catalog: Catalog, now: str, down_time: float) -> list[HostState]:
-    """Every recorded host as the rules see it. A host whose heartbeat is older than ``down_time`` seconds is down."""
-    held = compute_nodes.load(connection)
-    work = compute_nodes.workload(connection)
-    return [
-        _host_state(
-            row, held.get(row.host, {}), work.get(row.host, (0, 0)), catalog, age(row.updated_at, now) <= down_time
-        )
-        for row in compute_nodes.rows(connection)
+    spoken_of = {uuid for spec in specs for uuid in _servers_spoken_of(spec)}
+    wanted = Wanted(
+        servers=spoken_of,
+        numa=any(spec.numa or spec.pci_requests for spec in specs),
+        image_properties=bool(options.multipliers.get("image_props_weight_multiplier")),
+    )
+    loaded = recorded.load(connection, now, down_time, wanted)
+    aggregates = [
+        (Aggregate(item.name, item.metadata, item.availability_zone), item.hosts) for item in catalog.aggregates
     ]
+    return columns(loaded, aggregates, facts), dict(zip(loaded.names, loaded.generations))
 
 
-def _host_state(
-    row: Any, inventories: Mapping[str, Inventory], work: tuple[int, int], catalog: Catalog, up: bool
-) -> HostState:
-    hypervisor = row.hypervisor
-    servers, building = work
-    return HostState(
-        name=row.host,
-        aggregates=tuple(
-            Aggregate(item.name, item.metadata, item.availability_zone)
-            for item in catalog.aggregates
-            if row.host in item.hosts
+def _servers_spoken_of(spec: RequestSpec) -> Iterable[str]:
+    for hint in _PLACES:
+        yield from _named(spec.scheduler_hints.get(hint))
+    yield from spec.group.members if spec.group else ()
+
+
+def _named(hint: Any) -> list[str]:
+    return [str(item) for item in hint] if isinstance(hint, (list, tuple)) else [str(hint)] if hint else []
+
+
+def facts(report: Mapping[str, Any]) -> Facts:
+    """What the rules see of what hosts of one kind report."""
+    return Facts(
+        supported_instances=tuple(
+            (str(arch), str(kind), str(mode)) for arch, kind, mode in report["supported_instances"]
         ),
-        enabled=row.enabled,
-        disabled_reason=row.disabled_reason,
-        up=up,
-        last_seen=row.updated_at,
-        inventories=inventories,
-        supported_instances=tuple(tuple(item) for item in hypervisor["supported_instances"]),
-        hypervisor_type=hypervisor["hypervisor_type"],
-        hypervisor_version=hypervisor["hypervisor_version"],
-        cpu_info=hypervisor["cpu_info"],
-        machine_types=tuple(name for names in hypervisor["machine_types"].values() for name in names),
-        firmware_types=tuple("uefi" if name == "efi" else name for name in hypervisor["firmware"]),
-        num_instances=servers,
-        num_io_ops=building,
-        failed_builds=row.failed_builds,
-        disk_available_gb=hypervisor["disk_available_gb"],
-        stats=hypervisor,
+        hypervisor_type=report["hypervisor_type"],
+        hypervisor_version=report["hypervisor_version"],
+        cpu_info=report["cpu_info"],
+        machine_types=tuple(name for names in report["machine_types"].values() for name in names),
+        firmware_types=tuple("uefi" if name == "efi" else name for name in report["firmware"]),
+        traits=frozenset(report.get("traits", ())),
+        stats=report,
     )
 
 
-def zone(catalog: Catalog, host: str) -> str:
-    """The host's availability zone: its aggregate's, or Nova's default."""
-    zones = (item.availability_zone for item in catalog.aggregates if host in item.hosts and item.availability_zone)
-    return next(zones, Options().default_availability_zone)
+def zones(catalog: Catalog) -> dict[str, str]:
+    """Host -> its availability zone, of the hosts that an aggregate puts into one."""
+    return {
+        host: item.availability_zone for item in catalog.aggregates if item.availability_zone for host in item.hosts
+    }
 
 
-def request_specs(connection: Connection, handle: Sequence[Instance]) -> list[RequestSpec]:
-    """What the scheduler is asked for each server.
+def request_specs(
+    connection: Connection, catalog: Catalog, handle: Sequence[Instance], options: Options
+) -> tuple[list[RequestSpec], dict[str, str]]:
+    """What the scheduler is asked for each server, one spec for all that ask for the same; and uuid -> what is wrong.
 
     A volume that lies on a host draws the server there, one that a rollback left of a blank volume too; blank volumes
-    lie on the instances' file system here, so they count as disk.
+    lie on the instances' file system here, so they count as disk. The members of a server group are read here, in the
+    transaction that claims. InvalidRequest where ``pci_alias`` is wrong.
     """
+    groups = server_groups.current(catalog, handle)
+    members = memberships.members(connection, list(groups))
+    for instance in handle:  # of one that is only asked about the records do not know
+        if instance.server_group:
+            members[instance.server_group.uuid] |= {instance.uuid}
+    named = [
+        ServerGroup(group.uuid, group.name, group.policy, group.max_server_per_host or 1, members[group.uuid])
+        for group in groups.values()
+    ]
+    aliases = pci.aliases_of(options.pci_alias)
     left: dict[str, dict[str, str]] = {}
     for item in residues.of(connection, [instance.uuid for instance in handle]):
         left.setdefault(item.uuid, {})[str(item.host)] = "it has yet to undo what an earlier attempt left there"
-    return [_request_spec(connection, instance, left.get(instance.uuid, {})) for instance in handle]
+    specs, wrong = [], {}
+    for instance in _resolved(connection, handle):
+        try:
+            (spec,) = request.request_specs([instance], named, aliases)
+        except InvalidRequest as error:
+            wrong[instance.uuid] = str(error)
+        else:
+            specs.append(_completed(connection, spec, instance, left.get(instance.uuid, {})))
+    return request.merged(specs), wrong
 
 
-def _request_spec(connection: Connection, instance: Instance, left: Mapping[str, str]) -> RequestSpec:
-    spec = request.request_spec(instance)
+def _completed(connection: Connection, spec: RequestSpec, instance: Instance, left: Mapping[str, str]) -> RequestSpec:
+    spec = dataclasses.replace(spec, requested_host=instance.requested_host, ignore_hosts=instance.ignore_hosts)
     existing = [device.volume_id for device in instance.block_devices]
-    blank = sum(device.size for device in instance.block_devices if device.source_type == "blank")
+    if not left and not existing:
+        return spec
     return dataclasses.replace(
         spec,
         tried={**left, **spec.tried},
         volume_hosts=tuple(sorted(volumes.hosts(connection, existing))) if existing else (),
-        resources={**spec.resources, DISK_GB: spec.resources.get(DISK_GB, 0) + blank},
+        resources=_with_blank(spec.resources, instance),
     )
 
 
-def claimed(specs: Sequence[RequestSpec], chosen: Mapping[str, str]) -> dict[str, tuple[str, Mapping[str, int]]]:
-    """uuid -> (host, resources), for the servers that found one."""
-    return {
-        spec.instance_uuid: (chosen[spec.instance_uuid], spec.resources)
-        for spec in specs
-        if spec.instance_uuid in chosen
-    }
+def _with_blank(resources: Mapping[str, int], instance: Instance) -> dict[str, int]:
+    blank = sum(device.size for device in instance.block_devices if device.source_type == "blank")
+    return {**resources, DISK_GB: resources.get(DISK_GB, 0) + blank} if blank else dict(resources)
+
+
+def _resolved(connection: Connection, handle: Sequence[Instance]) -> list[Instance]:
+    """The servers with uuids for the names in their hints ``same_host`` and ``different_host``, of their projects."""
+    result = []
+    for instance in handle:
+        hints = {hint: _named(instance.scheduler_hints.get(hint)) for hint in _PLACES}
+        names = [name for named in hints.values() for name in named if not _is_uuid(name)]
+        if names:
+            rows = instances.in_project(connection, instance.project_id, names)
+            uuids = {name: row.uuid for name, row in rows.items()}
+            told = {hint: [uuids.get(name, name) for name in named] for hint, named in hints.items() if named}
+            instance = instance.with_(scheduler_hints={**instance.scheduler_hints, **told})
+        result.append(instance)
+    return result
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def against_policy(connection: Connection, specs: Iterable[RequestSpec], made: Mapping[str, Claim]) -> dict[str, str]:
+    """uuid -> which hard policy of its group its claim would break. Nova's late check, without its race.
+
+    The rules see to it before; but a forced host skips them, and ``enabled_filters`` may leave them out.
+    """
+    groups = {spec.group.uuid: spec.group for spec in specs if spec.group}
+    hard = {uuid: group for uuid, group in groups.items() if group.policy in ("affinity", "anti-affinity")}
+    there = {uuid: list(found.values()) for uuid, found in memberships.hosts(connection, list(hard)).items()}
+    broken = {}
+    for spec in specs:
+        group = spec.group
+        for uuid in spec.instance_uuids if group and group.uuid in hard else ():
+            if group is None or uuid not in made:
+                continue
+            host, held = made[uuid].host, there[group.uuid]
+            lead = f"{host} was forced or chosen against the policy {group.policy} of server group {group.name}"
+            if group.policy == "affinity" and held and host not in held:
+                broken[uuid] = f"{lead}: its servers are on {', '.join(sorted(set(held)))}"
+            elif group.policy == "anti-affinity" and held.count(host) >= group.max_server_per_host:
+                broken[uuid] = f"{lead}: {held.count(host)} of at most {group.max_server_per_host} are there"
+            else:
+                held.append(host)
+    return broken
+
+
+def claim_of(instance: Instance) -> Claim:
+    """The claim that a server has to have which is on a host already, with what it had of CPUs and devices."""
+    cells = instance.numa_topology or numa.request_of(instance.flavor, instance.image)
+    resources = request.resources(instance.flavor, instance.image, cells)
+    return Claim(str(instance.host), _with_blank(resources, instance), instance.numa_topology, instance.pci_devices)

@@ -32,6 +32,10 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.request_reco
     differences,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.request_spec import REFUSED, SPEC
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import (
+    check,
+    parse_availability_zone,
+)
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, SecurityGroup
 
@@ -122,6 +126,8 @@ def _parse_one(item: Any, path: str, scope: _Scope) -> list[Requested]:
         config_drive=entry["config_drive"],
         metadata=values.metadata(entry.get("meta"), f"{path}.meta", problems),
         availability_zone=_zone(entry.get("availability_zone"), f"{path}.availability_zone", scope),
+        host=entry.get("host") or None,
+        ignore_hosts=tuple(entry["ignore_hosts"]),
         scheduler_hints=values.hints(entry["scheduler_hints"], f"{path}.scheduler_hints", problems),
         volumes=values.volumes(entry["volumes"], entry["count"], path, problems),
         description=values.description(entry["description"], path, problems),
@@ -184,6 +190,10 @@ def _flavor_and_image(entry: Mapping[str, Any], path: str, scope: _Scope) -> tup
                 "Flavor's disk is smaller than the minimum size specified in image metadata. "
                 f"Flavor {flavor.name} has {flavor.disk} GiB, image {image.name} has min_disk {image.min_disk} GiB",
             )
+        try:
+            check(flavor, image)
+        except InvalidRequest as error:
+            scope.problems.add(f"{path}.flavor", str(error))
     return flavor, image
 
 
@@ -207,8 +217,11 @@ def _zone(zone: str | None, path: str, scope: _Scope) -> str | None:
     if zone is None:
         return None
     known = {DEFAULT_ZONE} | {item.availability_zone for item in scope.catalog.aggregates if item.availability_zone}
-    if ":" in zone:
-        scope.problems.add(path, f"{zone!r}: a host cannot be forced through the zone, name the zone alone")
-    elif zone not in known:
-        scope.problems.add(path, unknown("availability zone", zone, known))
+    try:
+        name, _host = parse_availability_zone(zone)
+    except InvalidRequest as error:
+        scope.problems.add(path, str(error))
+        return zone
+    if name is not None and name not in known:
+        scope.problems.add(path, unknown("availability zone", name, known))
     return zone

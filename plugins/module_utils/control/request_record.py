@@ -61,6 +61,9 @@ class Requested:
     metadata: dict[str, str] = field(default_factory=dict)
     availability_zone: str | None = None
     scheduler_hints: dict[str, Any] = field(default_factory=dict)
+    host: str | None = None
+    """The only compute host that may do."""
+    ignore_hosts: tuple[str, ...] = ()
     volumes: tuple[RequestedVolume, ...] = ()
     description: str = ""
     wait_for: WaitFor | None = None

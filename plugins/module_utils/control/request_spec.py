@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_groups import DEFAULT_GROUP
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_spec import POLICIES, RULES
 
 SPEC: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True, "description": "Unique in its project; with count the stem."},
@@ -30,8 +31,13 @@ SPEC: dict[str, dict[str, Any]] = {
     },
     "config_drive": {"type": "bool", "default": True, "description": "Whether the guest gets a config-2 disk."},
     "meta": {"type": "raw", "aliases": ["metadata"], "description": "A mapping or 'key1=value1,key2=value2'."},
-    "availability_zone": {"type": "str", "description": "A zone of the aggregates, or nova."},
-    "scheduler_hints": {"type": "dict", "default": {}, "description": "For the scheduler's filters."},
+    "availability_zone": {
+        "type": "str",
+        "description": "A zone of the aggregates, or nova; as admin zone:host forces a host past the filters.",
+    },
+    "host": {"type": "str", "description": "The only compute host that may do, as admin; all filters run."},
+    "ignore_hosts": {"type": "list", "elements": "str", "default": [], "description": "Compute hosts that may not do."},
+    "scheduler_hints": {"type": "dict", "default": {}, "description": "For the scheduler's filters, see below."},
     "volumes": {
         "type": "list",
         "elements": "raw",
@@ -47,6 +53,13 @@ VOLUME: dict[str, dict[str, Any]] = {
     "size": {"type": "int", "required": True, "description": "GiB, at least 1."},
     "delete_on_termination": {"type": "bool", "default": False, "description": "Whether it goes with the server."},
 }
+
+GROUP: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True, "description": "Unique in the project."},
+    "policy": {"type": "str", "required": True, "choices": [*POLICIES], "description": "How its servers are placed."},
+    "rules": {"type": "dict", "default": {}, "options": RULES, "description": "Nova's rules."},
+}
+"""The hint ``group`` as a mapping, in openstack.cloud.server_group's parameter names."""
 
 WAIT_FOR: dict[str, dict[str, Any]] = {
     "condition": {

@@ -8,6 +8,7 @@ import functools
 import re
 from typing import Any, Mapping, Sequence
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog_build import check_group_rules
 from ansible_collections.barestack.kvm.plugins.module_utils.control.checks import (
     Checker,
     Problems,
@@ -16,7 +17,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.checks impor
     say,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.request_record import RequestedVolume
-from ansible_collections.barestack.kvm.plugins.module_utils.control.request_spec import VOLUME, WAIT_FOR
+from ansible_collections.barestack.kvm.plugins.module_utils.control.request_spec import GROUP, VOLUME, WAIT_FOR
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import WaitFor
 
 MAX_USER_DATA = 65535
@@ -26,7 +27,7 @@ _METADATA_KEY = re.compile(r"[a-zA-Z0-9\-_:. ]{1,255}")
 
 @functools.cache
 def _checker(kind: str) -> Checker:
-    return Checker({"volume": VOLUME, "wait_for": WAIT_FOR}[kind])
+    return Checker({"volume": VOLUME, "wait_for": WAIT_FOR, "group": GROUP}[kind])
 
 
 def user_data(text: str | None, path: str, problems: Problems) -> str | None:
@@ -69,11 +70,30 @@ def metadata(value: Any, path: str, problems: Problems) -> dict[str, str]:
 
 
 def hints(hints: Mapping[str, Any], path: str, problems: Problems) -> dict[str, Any]:
-    """The scheduler hints."""
+    """The scheduler hints; ``group`` is a name or an id, or a mapping as GROUP."""
     for key in hints:
         if key.startswith("_nova"):
             problems.add(f"{path}.{key}", "hints that begin with _nova are Nova's own")
-    return dict(hints)
+    result = {key: value for key, value in hints.items() if value is not None}
+    if "group" in result:
+        result["group"] = _group(result["group"], f"{path}.group", problems)
+    return result
+
+
+def _group(value: Any, path: str, problems: Problems) -> Any:
+    if isinstance(value, str) and value.strip():
+        return value
+    if not isinstance(value, Mapping):
+        wanted = "a server group's name or id, or a mapping with name and policy that makes one"
+        problems.add(path, f"must be {wanted}, not {say(value)}")
+        return value
+    entry = _checker("group").check(value, path, problems)
+    if entry is None:
+        return value
+    check_name(entry["name"], path, problems)
+    most = check_group_rules(entry["policy"], entry["rules"], path, problems)
+    rules = {} if most is None else {"max_server_per_host": most}
+    return {"name": entry["name"], "policy": entry["policy"], "rules": rules}
 
 
 def volumes(items: Sequence[Any], count: int, path: str, problems: Problems) -> tuple[RequestedVolume, ...]:

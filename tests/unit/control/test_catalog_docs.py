@@ -19,6 +19,7 @@ DOCUMENTS = {
     "catalogue.md": catalog_spec.SPEC,
     "requests.md": {
         "instances": request_spec.SPEC,
+        "instances: scheduler_hints.group": request_spec.GROUP,
         "instances: volumes": request_spec.VOLUME,
         "instances: wait_for": request_spec.WAIT_FOR,
     },

@@ -24,7 +24,7 @@ MALFORMED: list[tuple[str, str, list[str]]] = [
         "an unknown section",
         "flavours: []",
         [
-            "catalog: unknown section 'flavours', did you mean flavors? Known: aggregates, flavors, images, keypairs, networks, projects, security_groups, users",
+            "catalog: unknown section 'flavours', did you mean flavors? Known: aggregates, flavors, images, keypairs, networks, projects, security_groups, server_groups, users",
         ],
     ),
     (
@@ -615,6 +615,30 @@ MALFORMED: list[tuple[str, str, list[str]]] = [
         "aggregates: [{name: a, availability_zone: 'east:kvm1'}]",
         [
             "aggregates[0] (a).availability_zone: 'east:kvm1' is no name of a zone: it is empty or holds a ':'",
+        ],
+    ),
+    (
+        "a server group without a policy, and one with an unknown policy",
+        "server_groups: [{name: a}, {name: b, policy: near}]",
+        [
+            "server_groups[0] (a): missing required arguments: policy",
+            "server_groups[1] (b): value of policy must be one of: affinity, anti-affinity, soft-affinity, soft-anti-affinity, got: near",
+        ],
+    ),
+    (
+        "rules that a policy does not have, or that allow nothing",
+        "server_groups: [{name: a, policy: affinity, rules: {max_server_per_host: 2}}, {name: b, policy: anti-affinity, rules: {max_server_per_host: 0}}]",
+        [
+            "server_groups[0] (a).rules.max_server_per_host: is a rule of policy anti-affinity only, not of affinity",
+            "server_groups[1] (b).rules.max_server_per_host: 0 is not allowed, it must be at least 1",
+        ],
+    ),
+    (
+        "a server group of nobody, and a name that two have",
+        "{projects: [{name: demo}], server_groups: [{name: a, policy: affinity, project: dmo}, {name: a, policy: affinity}]}",
+        [
+            "server_groups[1] (a).name: 'a' is already used by server_groups[0] (a)",
+            "server_groups[0] (a).project: unknown project 'dmo', did you mean demo? Known: demo",
         ],
     ),
     (

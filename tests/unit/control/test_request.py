@@ -258,3 +258,33 @@ def test_a_renamed_flavor_is_the_same_flavor(catalog: Catalog, alice: Identity) 
     data = site()
     data["flavors"][1]["name"] = "general.small"
     assert differences(one("{flavor: general.small}", Catalog.load(data), alice), recorded) == []
+
+
+@pytest.mark.parametrize(
+    ("extra_specs", "message"),
+    [
+        (
+            {"resources:CUSTOM_GPU": "one"},
+            "flavor odd: extra spec resources:CUSTOM_GPU=one: give a resource class in capit",
+        ),
+        (
+            {"trait:CUSTOM_SSD": "wanted"},
+            "flavor odd: trait:CUSTOM_SSD=wanted: give a trait in capitals, and as its value",
+        ),
+        ({"hw:cpu_policy": "own"}, "flavor odd: hw:cpu_policy"),
+    ],
+)
+def test_a_flavor_that_no_host_could_be_asked_for(extra_specs: dict[str, str], message: str, alice: Identity) -> None:
+    data = site()
+    data["flavors"].append({"name": "odd", "vcpus": 1, "ram": 2048, "disk": 20, "extra_specs": extra_specs})
+    with pytest.raises(InvalidRequest) as error:
+        one("{flavor: odd}", Catalog.load(data), alice)
+    assert str(error.value).startswith(f"instances[0] (web).flavor: {message}")
+
+
+def test_hints_and_hosts(catalog: Catalog, alice: Identity) -> None:
+    server = one("{host: kvm1, ignore_hosts: [kvm2], scheduler_hints: {group: web, same_host: null}}", catalog, alice)
+    assert (server.host, server.ignore_hosts, server.scheduler_hints) == ("kvm1", ("kvm2",), {"group": "web"})
+    server = one("{scheduler_hints: {group: {name: g, policy: anti-affinity, rules: {}}}}", catalog, alice)
+    assert server.scheduler_hints == {"group": {"name": "g", "policy": "anti-affinity", "rules": {}}}
+    assert one("{availability_zone: 'east:kvm1'}", catalog, alice).availability_zone == "east:kvm1"

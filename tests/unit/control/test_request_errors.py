@@ -19,12 +19,12 @@ SITE = Path(__file__).with_name("site.yml")
 
 BASE = "flavor: m1.small, image: demo, network: private"
 ALLOWED = (
-    "availability_zone, config_drive, count, description, flavor, image, key_name, meta, metadata, name, network, nics, "
+    "availability_zone, config_drive, count, description, flavor, host, ignore_hosts, image, key_name, meta, metadata, name, network, nics, "
     "scheduler_hints, security_groups, user_data, userdata, volumes, wait_for"
 )
 KEYS = (
     "name, flavor, image, count, network, nics, security_groups, key_name, userdata, config_drive, meta, "
-    "availability_zone, scheduler_hints, volumes, description, wait_for"
+    "availability_zone, host, ignore_hosts, scheduler_hints, volumes, description, wait_for"
 )
 
 # (what is wrong, the request as YAML, what is said: one line for each problem)
@@ -446,10 +446,29 @@ MALFORMED: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
-        "a forced host",
-        "[{name: web, availability_zone: 'east:kvm1', BASE}]",
+        "a forced host in a zone that is not there, and two hosts",
+        "[{name: web, availability_zone: 'west:kvm1', BASE}, {name: db, availability_zone: 'east:kvm1:kvm2', BASE}]",
         [
-            "instances[0] (web).availability_zone: 'east:kvm1': a host cannot be forced through the zone, name the zone alone",
+            "instances[0] (web).availability_zone: unknown availability zone 'west', did you mean east? Known: east, nova",
+            "instances[1] (db).availability_zone: availability_zone 'east:kvm1:kvm2': Unable to parse availability_zone; "
+            "give a zone, or zone:host to force a host",
+        ],
+    ),
+    (
+        "hints that name no group, or make one that cannot be",
+        "[{name: a, scheduler_hints: {group: [x]}, BASE}, {name: b, scheduler_hints: {group: {name: g}}, BASE}, "
+        "{name: c, scheduler_hints: {group: {name: g, policy: affinity, rules: {max_server_per_host: 2}}}, BASE}, "
+        "{name: d, scheduler_hints: {group: {name: g, policy: anti-affinity, rules: {max_server_per_host: 0}}}, BASE}, "
+        "{name: e, scheduler_hints: {group: {name: g, policy: near}}, BASE}]",
+        [
+            "instances[0] (a).scheduler_hints.group: must be a server group's name or id, or a mapping with name and "
+            "policy that makes one, not the list ['x']",
+            "instances[1] (b).scheduler_hints.group: missing required arguments: policy",
+            "instances[2] (c).scheduler_hints.group.rules.max_server_per_host: is a rule of policy anti-affinity only, "
+            "not of affinity",
+            "instances[3] (d).scheduler_hints.group.rules.max_server_per_host: 0 is not allowed, it must be at least 1",
+            "instances[4] (e).scheduler_hints.group: value of policy must be one of: affinity, anti-affinity, "
+            "soft-affinity, soft-anti-affinity, got: near",
         ],
     ),
     (

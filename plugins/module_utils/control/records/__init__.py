@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 T = TypeVar("T")
 
 DEFAULT_URL = "sqlite:////var/lib/barestack/control/records.db"
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. A test compares it with Alembic's own answer, which would cost every phase 0.5 s."""
 
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
@@ -86,6 +86,8 @@ class Records:
                         return result
                     commit.transaction = None
                     return self._once(connection, work, commit, patience.alone)
+            except trouble.Overtaken as error:
+                patience.overtaken(error)
             except DBAPIError as error:
                 patience.wait(error, in_doubt=commit.transaction is not None)
 

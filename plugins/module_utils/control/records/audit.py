@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.audit import PortRecord, Recorded, VolumeRecord
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import compute_nodes, residues
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import claims, compute_nodes, residues
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import instances as servers
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import leases as runs
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports as addresses
@@ -18,11 +18,14 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records.sche
     instances,
     ip_allocations,
     leases,
+    numa_claims,
+    pci_devices,
+    pinned_cpus,
     ports,
     volumes,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Table, delete, select, update
 
 _MANY = 500
 """Values in one query: a database allows only so many."""
@@ -61,10 +64,12 @@ def load(
         deleted=_deleted(connection, {*spoken_of, *_named(connection)}),
         busy=_busy(connection, owner, is_gone, seen),
         dead_leases=_dead_leases(connection, is_gone),
-        claims=_claims(connection),
+        claims=_claims(connection, allocations),
+        held=_claims(connection, numa_claims, pinned_cpus, pci_devices),
         ports=_ports(connection),
         volumes=_volumes(connection),
         residues=tuple(residues.of(connection)),
+        miscounted=tuple(claims.miscounted(connection)),
     )
 
 
@@ -72,6 +77,9 @@ def _named(connection: Connection) -> set[str]:
     """The servers that claims, ports, mappings and leases speak of."""
     columns = (
         allocations.c.consumer_id,
+        numa_claims.c.consumer_id,
+        pinned_cpus.c.consumer_id,
+        pci_devices.c.consumer_id,
         ports.c.device_id,
         block_device_mappings.c.instance_uuid,
         leases.c.instance_uuid,
@@ -103,10 +111,13 @@ def _dead_leases(connection: Connection, is_gone: IsGone) -> tuple[str, ...]:
     return tuple(sorted(set(connection.scalars(select(leases.c.instance_uuid))) - set(live)))
 
 
-def _claims(connection: Connection) -> tuple[tuple[str, str], ...]:
+def _claims(connection: Connection, *tables: Table) -> tuple[tuple[str, str], ...]:
     hosts = {row.id: row.host for row in compute_nodes.rows(connection)}
-    query = select(allocations.c.consumer_id, allocations.c.compute_node_id).distinct()
-    return tuple(sorted((row.consumer_id, hosts[row.compute_node_id]) for row in connection.execute(query)))
+    found: set[tuple[str, str]] = set()
+    for table in tables:
+        query = select(table.c.consumer_id, table.c.compute_node_id).where(table.c.consumer_id.is_not(None)).distinct()
+        found.update((row.consumer_id, hosts[row.compute_node_id]) for row in connection.execute(query))
+    return tuple(sorted(found))
 
 
 def _ports(connection: Connection) -> tuple[PortRecord, ...]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, Sequence
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control.records import ports, volumes
+from ansible_collections.barestack.kvm.plugins.module_utils.control.records import claims, ports, server_groups, volumes
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records.schema import (
     instance_action_events,
     instance_actions,
@@ -28,18 +28,23 @@ _DYNAMIC = (
     "launched_at",
 )
 """What the columns hold; everything else of a handle is the ``spec``, or comes from another table."""
-_ELSEWHERE = ("ports", "block_devices", "disks", "events", "stuck", "wait_for")
+_ELSEWHERE = ("ports", "block_devices", "numa_topology", "pci_devices", "disks", "events", "stuck", "wait_for")
 
 _going = or_(instances.c.deleted != 0, func.coalesce(instances.c.task_state, "") == TaskState.DELETING)
 
 
 def create(connection: Connection, made: Sequence[tuple[Instance, Mapping[str, Any]]]) -> list[Instance]:
-    """Insert the rows of these servers, each with its request; returns the instances with their numbers."""
+    """Insert the rows of these servers, each with its request; returns the instances with their numbers.
+
+    They are members of their server groups from now on.
+    """
     if not made:
         return []
     rows = [{**_columns(instance), "request": dict(request)} for instance, request in made]
     numbers = connection.scalars(insert(instances).returning(instances.c.id, sort_by_parameter_order=True), rows)
-    return [instance.with_(id=int(number)) for (instance, _request), number in zip(made, numbers.all())]
+    result = [instance.with_(id=int(number)) for (instance, _request), number in zip(made, numbers.all())]
+    server_groups.join(connection, result)
+    return result
 
 
 def _columns(instance: Instance) -> dict[str, Any]:
@@ -134,6 +139,7 @@ def delete(connection: Connection, uuids: Sequence[str], now: str) -> None:
         .where(instances.c.uuid.in_(uuids))
         .values(vm_state=VmState.DELETED, task_state=None, host=None, deleted=instances.c.id, deleted_at=now)
     )
+    server_groups.leave(connection, uuids)
 
 
 def in_project(connection: Connection, project_id: str, names: Sequence[str]) -> dict[str, Row[Any]]:
@@ -191,7 +197,7 @@ def usage(connection: Connection, project_id: str) -> dict[str, int]:
 
 
 def handles(connection: Connection, rows: Sequence[Row[Any]]) -> list[Instance]:
-    """Rows to handles, with their ports and block devices."""
+    """Rows to handles, with their ports and block devices, and the CPUs and PCI devices that they claim."""
     uuids = [row.uuid for row in rows]
     devices = volumes.of_instances(connection, uuids)
     result = []
@@ -199,7 +205,7 @@ def handles(connection: Connection, rows: Sequence[Row[Any]]) -> list[Instance]:
         spec = {**row.spec, **{name: getattr(row, name) for name in _DYNAMIC}}
         instance = from_wire(Instance, spec)
         result.append(instance.with_(block_devices=devices.get(row.uuid, ())))
-    return ports.attach(connection, result)
+    return claims.attach(connection, ports.attach(connection, result))
 
 
 def start_actions(connection: Connection, handle: Sequence[Instance], action: str, user_id: str, now: str) -> None:

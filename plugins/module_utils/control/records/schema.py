@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -59,6 +60,12 @@ instances = Table(
     Column("deleted_at", String(32)),
     Column("deleted", Integer, nullable=False, default=0, comment="0, or the row's id once deleted"),
     UniqueConstraint("project_id", "name", "deleted"),
+    Index(
+        "ix_instances_building",
+        "host",
+        sqlite_where=text("deleted = 0 AND vm_state = 'BUILDING'"),
+        postgresql_where=text("deleted = 0 AND vm_state = 'BUILDING'"),
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -143,9 +150,31 @@ compute_nodes = Table(
     Column("host", String(255), nullable=False, unique=True),
     Column("enabled", Boolean, nullable=False, default=True),
     Column("disabled_reason", Text, nullable=False, default=""),
-    Column("hypervisor", JSON, nullable=False, comment="what hypervisor_info reported"),
     Column("failed_builds", Integer, nullable=False, default=0),
     Column("updated_at", String(32), nullable=False, comment="the heartbeat"),
+    Column("generation", Integer, nullable=False, default=0, server_default="0", comment="one more with each claim"),
+    Column("servers", Integer, nullable=False, default=0, server_default="0", comment="how many have a claim here"),
+    Column("hypervisor_id", Integer, comment="what it reported that other hosts reported, too"),
+    Column("host_ip", String(64)),
+    Column("disk_available_gb", Integer, comment="as measured; moves all the time"),
+    Column("metrics", JSON(none_as_null=True), comment="name to number; null for none"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("compute_node_id", ForeignKey("compute_nodes.id", ondelete="CASCADE"), primary_key=True),
+    Column("report", JSON, nullable=False, comment="what hypervisor_info says of this host alone"),
+    Column("numa_topology", Text, comment="the host's cells with what is used of them, as JSON; null for none"),
+)
+"""Beside the hosts, not in their rows: it is long, and few decisions look at it."""
+
+hypervisors = Table(
+    "hypervisors",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("report", JSON, nullable=False, comment="of hypervisor_info's, what hosts of one kind have in common"),
 )
 
 inventories = Table(
@@ -159,6 +188,7 @@ inventories = Table(
     Column("max_unit", Integer, nullable=False),
     Column("step_size", Integer, nullable=False),
     Column("allocation_ratio", Float, nullable=False),
+    Column("used", Integer, nullable=False, default=0, server_default="0", comment="the sum of the allocations"),
     CheckConstraint("total >= 0", name="total"),
 )
 
@@ -169,6 +199,52 @@ allocations = Table(
     Column("resource_class", String(255), primary_key=True),
     Column("compute_node_id", ForeignKey("compute_nodes.id"), nullable=False, index=True),
     Column("used", Integer, nullable=False),
+)
+
+pinned_cpus = Table(
+    "pinned_cpus",
+    metadata,
+    Column("compute_node_id", ForeignKey("compute_nodes.id"), primary_key=True),
+    Column("cpu", Integer, primary_key=True),
+    Column("consumer_id", ForeignKey("instances.uuid"), nullable=False, index=True),
+)
+
+numa_claims = Table(
+    "numa_claims",
+    metadata,
+    Column("consumer_id", ForeignKey("instances.uuid"), primary_key=True),
+    Column("compute_node_id", ForeignKey("compute_nodes.id"), nullable=False, index=True),
+    Column("topology", JSON, nullable=False, comment="the server's cells, each on one of the host's"),
+)
+
+pci_devices = Table(
+    "pci_devices",
+    metadata,
+    Column("compute_node_id", ForeignKey("compute_nodes.id", ondelete="CASCADE"), primary_key=True),
+    Column("address", String(32), primary_key=True),
+    Column("device", JSON, nullable=False, comment="what the host reported of it, with the tags of pci_device_spec"),
+    Column("gone", Boolean, nullable=False, default=False, comment="no longer reported, kept until it is given back"),
+    Column("consumer_id", ForeignKey("instances.uuid"), index=True, comment="null while it is free"),
+)
+
+server_groups = Table(
+    "server_groups",
+    metadata,
+    Column("uuid", String(64), primary_key=True),
+    Column("project_id", String(64), nullable=False),
+    Column("user_id", String(64), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("policy", String(32), nullable=False),
+    Column("max_server_per_host", Integer),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("project_id", "name"),
+)
+
+server_group_members = Table(
+    "server_group_members",
+    metadata,
+    Column("instance_uuid", ForeignKey("instances.uuid"), primary_key=True),
+    Column("group_uuid", String(64), nullable=False, index=True, comment="of server_groups, or of the catalogue"),
 )
 
 instance_actions = Table(

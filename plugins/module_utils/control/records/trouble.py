@@ -8,7 +8,7 @@ import errno
 import random
 import time
 
-from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
+from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError, Conflict
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -63,6 +63,10 @@ _UNOPENED = {
 }
 
 
+class Overtaken(Conflict):
+    """What a decision was based on is no longer so: the transaction is tried again, as after any conflict."""
+
+
 class Patience:
     """How often, and how long, one piece of work is tried."""
 
@@ -98,6 +102,13 @@ class Patience:
                 pause = min(2.0, 0.1 * 2.0**self._absences)
                 return _pause(pause / 2, min(pause, self._away_until - now))
         raise BarestackError(self._complaint(kind, error, in_doubt)) from error
+
+    def overtaken(self, error: Overtaken) -> None:
+        """Sleep until the next try, as after another conflict; raise ``error`` once that has been enough."""
+        self._conflicts += 1
+        if self._conflicts >= CONFLICTS:
+            raise error
+        _pause(0.0, min(0.5, 0.01 * 2.0**self._conflicts))
 
     def _complaint(self, kind: str, error: DBAPIError, in_doubt: bool) -> str:
         cause = " ".join(str(error.orig).split())

@@ -4,113 +4,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from random import Random
 from typing import TypeVar
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decision import Decision, Removal, Weight
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters import FILTERS
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters.base import Filter
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import HostState
+import numpy as np
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import Hosts, Rows
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decision import SHOWN, Decision, Ranked
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters.base import Filter, RowFilter
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.weighers import WEIGHERS
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.ranking import Ranking
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec, WrongHint
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.sieve import Sieve
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.site_rules import RULES, Rules
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.weighers.base import Weigher
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 
 _Rule = TypeVar("_Rule", bound="type[Filter] | type[Weigher]")
 _DEFAULTS = Options()
+_REASONS = 100_000
+"""So many reasons are written out at most for the servers without a host of one call."""
+_NOTHING = Ranked(np.arange(0), np.zeros(0), (), np.zeros((0, 0)))
 
 
-def decide(hosts: Sequence[HostState], specs: Iterable[RequestSpec], options: Options = _DEFAULTS) -> list[Decision]:
-    """A decision for each server, in order. What one takes is gone for the next; nothing else remembers it.
+def decide(
+    hosts: Hosts,
+    specs: Iterable[RequestSpec],
+    options: Options = _DEFAULTS,
+    rules: Rules = RULES,
+    complete: bool = False,
+) -> list[Decision]:
+    """A decision for each server, in the order of the requests and of their servers.
 
-    Hosts of equal weight keep the order they came in: give them in a fixed one. Each server is looked at with all the
-    hosts; Nova does so between requests, and within one request lets a host that was filtered out never return, which
-    comes to the same as long as hosts only fill up.
+    What one server takes is gone for the next; ``hosts`` itself does not change. Hosts of equal weight keep the order
+    they came in: give them in a fixed one. Among the servers of one request Nova ranks each time from the ranking
+    before, and so does this. Each server is looked at with all the hosts; Nova lets a host that was filtered out never
+    return within one request, which comes to the same as long as hosts only fill up. One server's failure to find a
+    host does not undo its neighbours' success (Nova's does).
 
-    InvalidRequest where an option names no rule.
+    A decision has the reasons of the first ten hosts that each rule removed and the weights of the best ten. It has
+    all the reasons where no host was found, and all of both with ``complete``. InvalidRequest where an option names no
+    rule, or where a site's rule answers what it may not. A hint that cannot be read costs its own servers the host.
     """
-    _check_multipliers(options)
-    filters = [rule(options) for rule in _enabled("enabled_filters", FILTERS, options.enabled_filters)]
-    weighers = [rule(options) for rule in _enabled("weight_classes", WEIGHERS, options.weight_classes)]
-    states = {host.name: host for host in hosts}
-    decisions = []
+    _check_multipliers(options, rules)
+    filters, weighers = _filters(options, rules), _weighers(options, rules)
+    state, random, left = hosts.copy(), Random(options.seed), _REASONS  # noqa: S311  no secret
+    decisions: list[Decision] = []
     for spec in specs:
-        left, removed = _filter(list(states.values()), spec, filters)
-        weights = _weigh(left, spec, weighers)
-        chosen = weights[0].host if weights else None
-        alternates = tuple(weight.host for weight in weights[1 : max(1, options.max_attempts)])
-        decisions.append(Decision(spec.instance_uuid, chosen, alternates, tuple(removed), tuple(weights)))
-        if chosen:
-            states[chosen] = states[chosen].with_claim(spec.resources)
+        batch = _Batch(state, spec, filters, weighers, options)
+        for decision in batch.decisions(random, complete, left):
+            decisions.append(decision)
+        left -= batch.written
     return decisions
 
 
-def _filter(
-    hosts: list[HostState], spec: RequestSpec, filters: Sequence[Filter]
-) -> tuple[list[HostState], list[Removal]]:
-    """(hosts that pass, hosts removed). Each filter sees only what the one before it let through."""
-    hosts, removed = _named(hosts, spec)
-    for rule in filters:
-        reason = rule.reason_when_forced if spec.forced_host else rule.reason
-        passed = []
-        for host in hosts:
-            why_not = reason(host, spec)
-            if why_not is None:
-                passed.append(host)
+class _Batch:
+    """The servers of one request."""
+
+    def __init__(
+        self, hosts: Hosts, spec: RequestSpec, filters: Sequence[Filter], weighers: Sequence[Weigher], options: Options
+    ) -> None:
+        self._hosts, self._spec, self._options = hosts, spec, options
+        self._sieve = Sieve(hosts, spec, filters)
+        self._ranking = Ranking(hosts, spec, weighers)
+        self.written = 0
+        """Reasons written out for servers without a host."""
+
+    def decisions(self, random: Random, complete: bool, reasons: int) -> Iterator[Decision]:
+        """One server after the other."""
+        nowhere: Decision | None = None
+        for number, uuid in enumerate(self._spec.instance_uuids):
+            if nowhere and uuid not in self._hosts.servers:  # nothing was taken since, so nothing changed for this one
+                yield dataclasses.replace(nowhere, instance_uuid=uuid)
+                continue
+            spec = dataclasses.replace(self._spec, instance_uuids=(uuid,))
+            try:
+                rows = self._sieve.left(spec)
+            except WrongHint as error:
+                nowhere = Decision(uuid, None, (), self._hosts.names, 0, (), _NOTHING, wrong=str(error))
+                yield nowhere
+                continue
+            if len(rows):
+                last = number + 1 == len(self._spec.instance_uuids)
+                yield self._placed(spec, rows, random, complete, last)
             else:
-                removed.append(Removal(host.name, rule.name, why_not))
-        hosts = passed
-    return hosts, removed
+                nowhere = self._nowhere(spec, complete, reasons)
+                yield nowhere
+
+    def _placed(self, spec: RequestSpec, rows: Rows, random: Random, complete: bool, last: bool) -> Decision:
+        """The choice, and the claim on it."""
+        options, names = self._options, self._hosts.names
+        shown = None if complete else max(SHOWN, options.max_attempts)
+        self._ranking.rank(rows, max(shown, options.host_subset_size) if last and shown else None)
+        order = self._ranking.choose(random, options.host_subset_size, options.shuffle_best_same_weighed_hosts, shown)
+        row = int(order[0])
+        sieved = self._sieve.removed(spec, None if complete else SHOWN)
+        ranked = self._ranking.ranked(order)
+        # All that is told is of before the claim.
+        packing = options.packing_host_numa_cells_allocation_strategy
+        taken = self._hosts.consume(row, spec, spec.instance_uuid, packing)
+        if not last:
+            self._sieve.took(row)
+            self._ranking.took(row)
+        alternates = tuple(names[other] for other in order[1 : options.max_attempts].tolist())
+        return Decision(spec.instance_uuid, names[row], alternates, names, len(rows), sieved, ranked, taken)
+
+    def _nowhere(self, spec: RequestSpec, complete: bool, reasons: int) -> Decision:
+        at_most = None if complete or len(self._hosts) <= reasons else SHOWN
+        self.written += len(self._hosts) if at_most is None else 0
+        sieved = self._sieve.removed(spec, at_most)
+        return Decision(spec.instance_uuid, None, (), self._hosts.names, 0, sieved, _NOTHING)
 
 
-def _named(hosts: list[HostState], spec: RequestSpec) -> tuple[list[HostState], list[Removal]]:
-    """Without the hosts that the request excludes by name; case does not matter (host_manager.get_filtered_hosts).
-
-    And without those on which it failed before. Nova takes the alternates of its first decision instead, which may
-    have filled up meanwhile.
-    """
-    if not spec.ignore_hosts and not spec.forced_host and not spec.tried:
-        return hosts, []
-    ignored = {name.lower() for name in spec.ignore_hosts}
-    removed = [Removal(host.name, "IgnoreHosts", "the request excludes it") for host in hosts if host.key in ignored]
-    hosts = [host for host in hosts if host.key not in ignored]
-    removed += [Removal(host.name, "Retry", spec.tried[host.name]) for host in hosts if host.name in spec.tried]
-    hosts = [host for host in hosts if host.name not in spec.tried]
-    if spec.forced_host:
-        forced, why = spec.forced_host.lower(), f"the request wants {spec.forced_host}"
-        removed += [Removal(host.name, "ForceHosts", why) for host in hosts if host.key != forced]
-        hosts = [host for host in hosts if host.key == forced]
-    return hosts, removed
+def _filters(options: Options, rules: Rules) -> list[Filter]:
+    """Those that stand for placement, then the enabled ones; last those that look at hosts one by one."""
+    enabled = rules.default_filters if options.enabled_filters is None else options.enabled_filters
+    named = [rule for rule in _named("enabled_filters", rules.filters, enabled) if not rule.always]
+    always = [rule for rule in rules.filters if rule.always]
+    first = [rule for rule in always if not issubclass(rule, RowFilter)]
+    last = [rule for rule in always if issubclass(rule, RowFilter)]
+    return [rule(options) for rule in [*first, *named, *last]]
 
 
-def _weigh(hosts: Sequence[HostState], spec: RequestSpec, weighers: Sequence[Weigher]) -> list[Weight]:
-    """Each host's weight, best first, stable. One host alone is not weighed."""
-    if len(hosts) <= 1:
-        return [Weight(host.name, 0.0, {}) for host in hosts]
-    columns = [weigher.weights(hosts, spec) for weigher in weighers]
-    names = [weigher.name for weigher in weighers]
-    weights = [
-        Weight(host.name, float(sum(scores)), dict(zip(names, scores))) for host, *scores in zip(hosts, *columns)
+def _weighers(options: Options, rules: Rules) -> list[Weigher]:
+    known = rules.weighers
+    return [
+        rule(options)
+        for rule in (
+            known if options.weight_classes is None else _named("weight_classes", known, options.weight_classes)
+        )
     ]
-    return sorted(weights, key=lambda weight: weight.total, reverse=True)
 
 
-def _enabled(option: str, rules: Sequence[_Rule], names: Sequence[str] | None) -> list[_Rule]:
-    """The rules of these names, in the names' order; all of them where the option is not given."""
-    if names is None:
-        return list(rules)
+def _named(option: str, rules: Sequence[_Rule], names: Sequence[str]) -> list[_Rule]:
+    """The rules of these names, each once, in the names' order."""
     by_name = {rule.name: rule for rule in rules}
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise InvalidRequest(f"{option}: there is no {', '.join(unknown)}; there are {', '.join(by_name)}")
-    return [by_name[name] for name in names]
+    return [by_name[name] for name in dict.fromkeys(names)]
 
 
-def _check_multipliers(options: Options) -> None:
-    known = [weigher.multiplier_option for weigher in WEIGHERS]
+def _check_multipliers(options: Options, rules: Rules) -> None:
+    known = {rule.multiplier_option: rule.least_multiplier for rule in rules.weighers}
     for name, value in options.multipliers.items():
         if name not in known:
             raise InvalidRequest(f"multipliers: there is no {name}; there are {', '.join(known)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InvalidRequest(f"multipliers: {name} is {value!r}, which is not a number")
+        least = known[name]
+        if least is not None and value < least:
+            raise InvalidRequest(f"multipliers: {name} is {value}; {least} or more is allowed")

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_SHOWN = 10
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import Floats, Rows
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.numa import Taken
+
+SHOWN = 10
+"""So many of each are shown to people, and so many have their reason in a decision that is not complete."""
 
 
 class Removal(NamedTuple):
@@ -18,6 +21,9 @@ class Removal(NamedTuple):
     host: str
     filter: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.reason}"
 
 
 class Weight(NamedTuple):
@@ -31,44 +37,90 @@ class Weight(NamedTuple):
     scores: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+class Removed(NamedTuple):
+    """The hosts that one filter removed."""
+
+    filter: str
+    rows: Rows
+    reasons: tuple[str, ...]
+    """Of the first rows; of all in a complete decision."""
+
+
+class Ranked(NamedTuple):
+    """The best of the hosts that passed every filter, best first; all of them in a complete decision."""
+
+    rows: Rows
+    totals: Floats
+    weighers: tuple[str, ...]
+    scores: Floats
+    """A row for each weigher, a column for each host; none where one host was left."""
+
+
+@dataclass(frozen=True, eq=False)
 class Decision:
-    """One server's host, or None. ``weights`` are in descending order, the chosen host first."""
+    """One server's host, or None."""
 
     instance_uuid: str
     host: str | None
     alternates: tuple[str, ...]
     """Where to try again, best first; nothing is claimed there."""
-    removed: tuple[Removal, ...]
-    weights: tuple[Weight, ...]
+    names: Sequence[str]
+    """Every host that was looked at, by row."""
+    fits: int
+    """How many passed every filter."""
+    sieved: tuple[Removed, ...]
+    ranked: Ranked
+    taken: Taken | None = None
+    """The NUMA cells and PCI devices that the server gets on its host, where it asked for any."""
+    wrong: str = ""
+    """What no rule can read in the request, for which there is no host."""
 
     @property
     def entered(self) -> int:
         """The number of hosts that were looked at."""
-        return len(self.removed) + len(self.weights)
+        return len(self.names)
+
+    @property
+    def removed(self) -> tuple[Removal, ...]:
+        """The removed hosts whose reasons are known, filter by filter."""
+        return tuple(
+            Removal(self.names[row], name, reason)
+            for name, rows, reasons in self.sieved
+            for row, reason in zip(rows, reasons)
+        )
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """The hosts that fit, the best of them or all, in descending order; the chosen host first."""
+        rows, totals, weighers, scores = self.ranked
+        return tuple(
+            Weight(self.names[row], total, dict(zip(weighers, column)))
+            for row, total, column in zip(rows, totals.tolist(), scores.T.tolist())
+        )
 
     @property
     def explain(self) -> str:
         """One line: which host, or that there is none, and which filter removed which host and why."""
         hosts = f"{self.entered} host{'' if self.entered == 1 else 's'} entered"
         lead = f"{self.host} was chosen" if self.host else "No valid host was found"
+        if self.wrong:
+            return f"{lead}: {self.wrong}"
         if not self.entered:
             return f"{lead}: {hosts}: the records hold no compute node"
-        return "; ".join([f"{lead}: {hosts}", *_removals(self.removed)])
+        return "; ".join([f"{lead}: {hosts}", *self._removals()])
 
-
-def _removals(removed: Iterable[Removal]) -> Iterator[str]:
-    """``<filter> removed <host> (<reason>), ...`` for each filter; at most ten reasons, and ten hosts of a reason."""
-    for name, group in itertools.groupby(removed, key=lambda removal: removal.filter):
-        by_reason: dict[str, list[str]] = {}
-        for removal in group:
-            by_reason.setdefault(removal.reason, []).append(removal.host)
-        reasons = list(by_reason.items())
-        shown = [f"{_names(hosts)} ({reason})" for reason, hosts in reasons[:_SHOWN]]
-        rest = sum(len(hosts) for _reason, hosts in reasons[_SHOWN:])
-        yield f"{name} removed {', '.join(shown)}" + (f" and {rest} more" if rest else "")
+    def _removals(self) -> Iterator[str]:
+        """``<filter> removed <host> (<reason>), ...``; at most ten reasons of a filter, and ten hosts of a reason."""
+        for name, rows, known in self.sieved:
+            by_reason: dict[str, list[str]] = {}
+            for row, reason in zip(rows, known):
+                by_reason.setdefault(reason, []).append(self.names[row])
+            reasons = list(by_reason.items())[:SHOWN]
+            shown = [f"{_names(hosts)} ({reason})" if reason else _names(hosts) for reason, hosts in reasons]
+            rest = len(rows) - sum(len(hosts) for _reason, hosts in reasons)
+            yield f"{name} removed {', '.join(shown)}" + (f" and {rest} more" if rest else "")
 
 
 def _names(hosts: list[str]) -> str:
-    rest = len(hosts) - _SHOWN
-    return ", ".join(hosts[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(hosts) - SHOWN
+    return ", ".join(hosts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

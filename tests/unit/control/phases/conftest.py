@@ -35,6 +35,10 @@ CATALOG: dict[str, Any] = {
         {"name": "small", "vcpus": 2, "ram": 512, "disk": 2},
         {"name": "huge", "vcpus": 2, "ram": 65536, "disk": 2},
         {"name": "half", "vcpus": 1, "ram": 2048, "disk": 1},
+        {"name": "pinned", "vcpus": 2, "ram": 128, "disk": 1, "extra_specs": {"hw:cpu_policy": "dedicated"}},
+        {"name": "paged", "vcpus": 1, "ram": 512, "disk": 1, "extra_specs": {"hw:mem_page_size": "2MB"}},
+        {"name": "gpu", "vcpus": 1, "ram": 128, "disk": 1, "extra_specs": {"pci_passthrough:alias": "gpu:1"}},
+        {"name": "licensed", "vcpus": 1, "ram": 128, "disk": 1, "extra_specs": {"resources:CUSTOM_LICENSE": "1"}},
     ],
     "images": [{"name": "demo", "url": "/srv/demo.qcow2", "checksum": f"sha256:{'1' * 64}"}],
     "networks": [
@@ -72,6 +76,32 @@ HYPERVISOR: dict[str, Any] = {
 }
 """A host with room for two servers of the flavor ``half``."""
 
+NUMA: dict[str, Any] = {
+    "numa_topology": {
+        "cells": [
+            {
+                "id": cell,
+                "cpuset": [8 + cell],
+                "pcpuset": [4 * cell, 4 * cell + 1, 4 * cell + 2, 4 * cell + 3],
+                "memory": 2048,
+                "siblings": [[4 * cell, 4 * cell + 1], [4 * cell + 2, 4 * cell + 3]],
+                "pages": [{"size_kb": 4, "total": 262144}, {"size_kb": 2048, "total": 512}],
+                "socket": cell,
+            }
+            for cell in (0, 1)
+        ]
+    },
+    "vcpus": 10,
+}
+"""What a host reports besides that has two cells with two cores of two CPUs each for servers' own, and one to share."""
+
+
+def devices(number: int) -> dict[str, Any]:
+    """What a host reports besides that has so many cards."""
+    card = {"vendor_id": "10de", "product_id": "1eb8", "dev_type": "type-PCI", "numa_node": None}
+    return {"pci_devices": [{"address": f"0000:{bus:02x}:00.0", **card} for bus in range(number)]}
+
+
 STEPS = ("instance", "stale", "compute_node", "schedule", "port", "volume", "building", "active")
 """boot_instance.yml's tasks on the control host, in its order."""
 ATTEMPT = ("schedule", "port", "volume", "building", "active")
@@ -101,6 +131,8 @@ class Site:
         self.notifications = directory / "notifications.jsonl"
         self.catalog = copy.deepcopy(CATALOG)
         self.hosts = ["kvm1"]
+        self.scheduler: dict[str, Any] = {}
+        """The site's options of the scheduler."""
         self.results: dict[str, dict[str, Any]] = {}
         """The last run's results by step."""
         self.run = "the first run"
@@ -155,6 +187,8 @@ class Site:
         """One phase's result, by the way that Ansible's action goes: the argument spec, then ``execute``."""
         if name == "instance":
             options.setdefault("notification_file", str(self.notifications))
+        if name in ("schedule", "why"):
+            options.setdefault("scheduler", self.scheduler)
         token = options.pop("token", None) or self.token(user, options.pop("project", ""), check)
         given = {"catalog": self.catalog, "keys_directory": self.keys, "records_url": self.records_url}
         return self._run(name, {"token": token, **given, **options}, check)
@@ -171,10 +205,10 @@ class Site:
         """What a boot gives compute_node for a host."""
         return {"name": name, "hypervisor": {**HYPERVISOR, "hostname": name, **changes}}
 
-    def record(self, *names: str, **changes: Any) -> None:
-        """Compute hosts in the records, before any boot."""
+    def record(self, *names: str, settings: dict[str, Any] | None = None, **changes: Any) -> None:
+        """Compute hosts in the records, before any boot; ``settings`` are the inventory's for them."""
         self.hosts = list(names)
-        self.phase("compute_node", hosts=[self.report(name, **changes) for name in names])
+        self.phase("compute_node", hosts=[{**self.report(name, **changes), **(settings or {})} for name in names])
 
     @staticmethod
     def server(name: str = "web", **changes: Any) -> dict[str, Any]:
@@ -311,6 +345,15 @@ class Site:
             found.setdefault(names[row["consumer_id"]], {})[row["resource_class"]] = row["used"]
         return found
 
+    def used(self) -> dict[tuple[str, str], int]:
+        """(host, resource class) -> what is kept as used, where it is anything."""
+        hosts = {row["id"]: row["host"] for row in self.rows("compute_nodes")}
+        return {
+            (hosts[row["compute_node_id"]], row["resource_class"]): row["used"]
+            for row in self.rows("inventories")
+            if row["used"]
+        }
+
     def ports(self, owner: str = "compute:") -> list[dict[str, Any]]:
         """The servers' ports, or another owner's."""
         return [row for row in self.rows("ports") if row["device_owner"] == owner]
@@ -321,9 +364,10 @@ class Site:
         return [json.loads(line) for line in text.splitlines()]
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:
-        """Every table, to compare; without the leases, the heartbeats and the times of the last writes."""
+        """Every table, to compare; without the leases, the heartbeats, the times and the counts of the last writes."""
+        passing = ("updated_at", "generation")
         return {
-            table: [{key: value for key, value in row.items() if key != "updated_at"} for row in rows]
+            table: [{key: value for key, value in row.items() if key not in passing} for row in rows]
             for table, rows in self._read(*metadata.tables).items()
             if table != "leases"
         }

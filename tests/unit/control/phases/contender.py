@@ -2,9 +2,9 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """One of several runs at once, as a program: each line of its input is a task, each line of its output an answer.
 
-A task is ``{"records_url", "directory", "catalog", "hosts", "rounds": [[request, ...], ...], "delete": bool}``. Each
-round boots its servers as boot_instance.yml does on the control host, with the rollback of what fails, and deletes them
-again where ``delete`` says so. The answer is ``{"servers": [...], "error": [class, message] or null}``.
+A task is ``{"records_url", "directory", "catalog", "hosts", "scheduler", "rounds": [[request, ...], ...], "delete"}``.
+Each round boots its servers as boot_instance.yml does on the control host, with the rollback of what fails, and deletes
+them again where ``delete`` says so. The answer is ``{"servers": [...], "error": [class, message] or null}``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(conftest: Any, task: dict[str, Any]) -> dict[str, Any]:
 
     keeper.start = lambda *_: None  # it would outlive the test; this process lives as long as its runs
     site = conftest.Site(Path(task["directory"]), task["records_url"])
-    site.catalog, site.hosts = task["catalog"], task["hosts"]
+    site.catalog, site.hosts, site.scheduler = task["catalog"], task["hosts"], task["scheduler"]
     servers: list[dict[str, Any]] = []
     error = None
     try:

@@ -254,7 +254,7 @@ def test_one_without_a_host_does_not_stop_the_others(site: Any) -> None:
     assert [item["vm_state"] for item in handle] == ["ACTIVE", "ERROR", "ACTIVE"]
     (giant,) = site.results["active"]["to_undo"]
     message = giant["fault"]["message"]
-    assert message.startswith("No valid host was found: 1 host entered; Capacity removed kvm1 (MEMORY_MB: 65536 wanted")
+    assert message.startswith("No valid host was found: 1 host entered; Capacity removed kvm1 (ram: 65536 wanted")
     assert site.results["schedule"]["hosts"] == ["kvm1"]
     site.undo([giant], twice=True)
     assert site.states("giant") == ("ERROR", None, "NOSTATE")
@@ -306,7 +306,7 @@ def test_a_rollback_killed_after_any_step(site: Any, killed_after: str | None, m
     assert undone == ([] if killed_after == "undone" else ["kvm1"]), "what is left is undone first, and once"
     assert site.steps.count("active") == 1, "no attempt is lost on what an earlier run failed with"
     assert (instance["vm_state"], instance["fault"], instance["attempts"]) == ("ACTIVE", None, [])
-    assert instance["host"] == "kvm1"
+    assert instance["host"] == ("kvm2" if max_attempts > 1 else "kvm1"), "not where a build failed, if there is another"
     assert site.states() == ("ACTIVE", None, "RUNNING")
     assert site.row()["fault"] is None
     assert (len(site.ports()), len(site.rows("ip_allocations")), site.claims()) == (1, 2, {"web": CLAIM})

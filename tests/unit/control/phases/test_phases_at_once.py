@@ -66,7 +66,7 @@ def test_the_last_slot_is_given_once(site: Any) -> None:
     answers = race(lambda number: site.phase("schedule", instances=handles[number])["instances"])
     full = faults(answers)
     assert len(full) == RACERS - 2
-    assert all("MEMORY_MB: 2048 wanted, 0 free of (4608 - 512 reserved) x 1.0" in message for message in full)
+    assert all("ram: 2048 wanted, 0 free of (4608 - 512 reserved) x 1.0" in message for message in full)
     assert len(site.claims()) == 2
     assert sum(claim["MEMORY_MB"] for claim in site.claims().values()) == 4096
     assert sorted(row["name"] for row in site.rows("instances") if row["host"]) == sorted(site.claims())
@@ -260,7 +260,7 @@ def test_a_key_that_another_transaction_takes_meanwhile_is_looked_at_again(postg
     """PostgreSQL tells of the other's row by its unique key where the transaction did not look for it before."""
     if "postgresql" not in site.records_url:
         pytest.skip("SQLite's transactions do not overlap")
-    values = {"host": "kvm1", "hypervisor": {}, "updated_at": "", "disabled_reason": "", "failed_builds": 0}
+    values = {"host": "kvm1", "updated_at": "", "disabled_reason": "", "failed_builds": 0}
     tries: list[int] = []
 
     def work(connection: Connection) -> int:

@@ -16,7 +16,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import 
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import to_wire
 from sqlalchemy import delete, insert, update
 
-from .conftest import Site
+from .conftest import NUMA, Site, devices
 
 SILENT = {"kvm1": {"why": "timed out"}}
 
@@ -183,10 +183,76 @@ def test_mending_in_check_mode_writes_nothing(site: Site) -> None:
 def test_a_lost_claim_is_what_the_scheduler_had_claimed(site: Site) -> None:
     site.boot(site.server(volumes=[{"size": 3}]))
     before = site.claims()
+    used = site.used()
     write(site, delete(table("allocations")))
-    assert kinds(look(site)) == {"claim"}
+    assert kinds(look(site)) == {"claim", "inventory"}
     look(site, state="mended")
     assert site.claims() == before
+    assert site.used() == used
+    assert kinds(look(site)) == set()
+
+
+def test_cpus_and_devices_that_nobody_has_are_given_back(site: Site) -> None:
+    site.scheduler = {"pci_alias": [{"name": "gpu", "vendor_id": "10de", "product_id": "1eb8"}]}
+    site.record("kvm1", **NUMA, **devices(1))
+    site.boot(site.server("old", flavor="pinned"), site.server("card", flavor="gpu"))
+    free = site.used()
+    gone = table("instances").c
+    write(
+        site,
+        delete(table("allocations")),
+        delete(table("ip_allocations")),
+        delete(table("ports")),
+        update(table("instances")).values(deleted=gone.id, vm_state="DELETED", host=None),
+    )
+    assert kinds(look(site)) == {"claim", "inventory"}
+    look(site, state="mended")
+    assert free
+    assert site.used() == {}
+    assert site.rows("pinned_cpus") == site.rows("numa_claims") == []
+    assert [row["consumer_id"] for row in site.rows("pci_devices")] == [None]
+    assert kinds(look(site)) == set()
+
+
+def test_a_lost_claim_keeps_the_cpus_that_the_guest_has(site: Site) -> None:
+    site.record("kvm1", **NUMA)
+    site.boot(site.server(flavor="pinned"))
+    before, rows = site.claims(), site.rows("pinned_cpus")
+    write(site, delete(table("allocations")))
+    assert kinds(look(site)) == {"claim", "inventory"}
+    look(site, state="mended")
+    assert (site.claims(), site.rows("pinned_cpus")) == (before, rows)
+    assert kinds(look(site)) == set()
+
+
+def test_cpus_on_another_host_are_given_back(site: Site) -> None:
+    site.record("kvm1", **NUMA)
+    site.boot(site.server(flavor="pinned"))
+    site.record("kvm1", "kvm2")
+    write(site, update(table("instances")).values(host="kvm2"), update(table("ports")).values(binding_host="kvm2"))
+    look(site, state="mended")
+    assert site.rows("pinned_cpus") == []
+    assert {host for host, _name in site.used()} == {"kvm2"}
+    assert kinds(look(site)) == set()
+
+
+def test_what_is_used_of_a_host_is_counted_anew(site: Site) -> None:
+    site.boot(site.server())
+    before = site.dump()
+    write(
+        site,
+        update(table("inventories")).where(table("inventories").c.resource_class == "MEMORY_MB").values(used=4000),
+        update(table("compute_nodes")).values(servers=7),
+    )
+    found = [item for item in look(site)["findings"] if item["kind"] == "inventory"]
+    assert [item["object"] for item in found] == [
+        "MEMORY_MB: 4000 used, 128 claimed",
+        "servers: 7 counted, 1 have a claim",
+    ]
+    assert {item["cure"] for item in found} == {"counted anew"}
+    result = look(site, state="mended")
+    assert result["effects"] == ["allocation.claim kvm1"]
+    assert site.dump() == before
     assert kinds(look(site)) == set()
 
 
@@ -262,7 +328,7 @@ def test_a_server_that_a_live_run_is_at_work_on_is_passed_over_and_named(site: S
     write(site, delete(table("allocations")))
     take(site, "another", process.describe(process.run_pid()))
     result = look(site, state="mended")
-    assert kinds(result) == set()
+    assert kinds(result) == {"inventory"}, "what is used is counted whoever is at work on what"
     assert result["busy"] == ["web: run another is at work on it"]
     assert site.claims() == {}
 

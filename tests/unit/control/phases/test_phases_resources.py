@@ -273,8 +273,8 @@ def test_a_host_is_disabled_and_enabled_by_an_admin(site: Any) -> None:
     handle = site.boot(site.server("s", count=3))
     assert {item["host"] for item in handle} == {"kvm2"}
     (decision, *_) = site.results["schedule"]["decisions"].values()
-    assert decision["removed"] == [{"host": "kvm1", "filter": "ComputeFilter", "reason": "disabled: later"}]
-    assert any("kvm1  removed    ComputeFilter: disabled: later" in line for line in site.results["schedule"]["why"])
+    assert decision["removed"] == [{"host": "kvm1", "filter": "ComputeStatus", "reason": "disabled: later"}]
+    assert any("kvm1  removed    ComputeStatus: disabled: later" in line for line in site.results["schedule"]["why"])
     site.record("kvm1", "kvm2")
     assert not site.rows("compute_nodes")[0]["enabled"], "a heartbeat does not enable"
     assert site.phase("compute_node", "root", state="enabled", names=["kvm1", "kvm2"])["changed"]

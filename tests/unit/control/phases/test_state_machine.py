@@ -420,6 +420,9 @@ class Machine(RuleBasedStateMachine):
         for row in tables["inventories"]:
             room = (row["total"] - row["reserved"]) * row["allocation_ratio"]
             assert used[row["compute_node_id"], row["resource_class"]] <= room, "over-committed"
+            assert used[row["compute_node_id"], row["resource_class"]] == row["used"], "miscounted"
+        for row in tables["compute_nodes"]:
+            assert row["servers"] == sum(row["host"] in hosts for hosts in where.values()), "miscounted"
         assert set(where) <= set(live), "a claim of a deleted server"
         for server, hosts in where.items():
             assert len(hosts) == 1

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import Aggregate, Bools, Hosts
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters.base import Filter
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import HostState
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 
 
@@ -18,12 +18,15 @@ class AvailabilityZone(Filter):
     """
 
     name = "AvailabilityZone"
+    once = always = holds_when_forced = True
 
-    def reason(self, host: HostState, spec: RequestSpec) -> str | None:
+    def mask(self, hosts: Hosts, spec: RequestSpec) -> Bools:
         wanted = spec.availability_zone
-        if not wanted:
-            return None
-        zone = host.zone or self.options.default_availability_zone
-        return None if zone == wanted else f"zone {wanted} wanted, in {zone}"
+        return hosts.aggregates.mask(lambda item: self._zone(item) == wanted) if wanted else hosts.everywhere
 
-    reason_when_forced = reason
+    def reason(self, hosts: Hosts, row: int, spec: RequestSpec) -> str:
+        return f"zone {spec.availability_zone} wanted, in {self._zone(hosts.aggregates[row])}"
+
+    def _zone(self, aggregates: tuple[Aggregate, ...]) -> str:
+        zones = (item.availability_zone for item in aggregates if item.availability_zone)
+        return next(zones, self.options.default_availability_zone)

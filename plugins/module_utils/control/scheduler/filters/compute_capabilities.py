@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters import extra_specs_ops
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import Bools, Hosts
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters import attributes, extra_specs_ops
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters.base import Filter
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import HostState
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 
 
@@ -24,42 +23,45 @@ class ComputeCapabilitiesFilter(Filter):
     """
 
     name = "ComputeCapabilitiesFilter"
+    once = True
 
-    def reason(self, host: HostState, spec: RequestSpec) -> str | None:
-        if not spec.flavor.extra_specs:
-            return None
-        for key, path, wanted in _requirements(host, spec.flavor.extra_specs):
-            value = _lookup(host, path)
-            if value is None:
-                return f"{key}: {wanted!r} wanted, not reported"
-            if not extra_specs_ops.match(str(value), wanted):
-                return f"{key}: {wanted!r} wanted, {str(value)!r} reported"
-        return None
+    def mask(self, hosts: Hosts, spec: RequestSpec) -> Bools:
+        mask = hosts.everywhere
+        for item in _requirements(spec.flavor.extra_specs):
+            mask = mask & attributes.column(hosts, item.path[0]).mask(item.meets)
+        return mask
+
+    def reason(self, hosts: Hosts, row: int, spec: RequestSpec) -> str:
+        for item in _requirements(spec.flavor.extra_specs):
+            value = attributes.column(hosts, item.path[0])[row]
+            if not item.meets(value):
+                found = attributes.walk(value, item.path[1:])
+                return f"{item.key}: {item.wanted!r} wanted, {'not' if found is None else repr(str(found))} reported"
+        return ""
 
 
-def _requirements(host: HostState, extra_specs: Mapping[str, str]) -> Iterator[tuple[str, Sequence[str], str]]:
-    """(key, path, requirement) of each extra spec that is for this filter."""
+class _Requirement(NamedTuple):
+    key: str
+    path: Sequence[str]
+    wanted: str
+    optional: bool = False
+    """Says nothing of hosts that do not report it."""
+
+    def meets(self, value: Any) -> bool:
+        """Whether what a host has under the path's first name meets it."""
+        if value is None and self.optional:
+            return True
+        found = attributes.walk(value, self.path[1:])
+        return found is not None and extra_specs_ops.match(str(found), self.wanted)
+
+
+def _requirements(extra_specs: Mapping[str, str]) -> Iterator[_Requirement]:
+    """Those extra specs that are for this filter."""
     for key, wanted in extra_specs.items():
         scope, *path = key.split(":")
         if key == "hw:maxphysaddr_bits":
-            yield key, ("cpu_info", "maxphysaddr", "bits"), f">= {wanted}"
+            yield _Requirement(key, ("cpu_info", "maxphysaddr", "bits"), f">= {wanted}")
         elif not path:
-            if scope in host.capabilities or scope in host.stats:
-                yield key, (scope,), str(wanted)
+            yield _Requirement(key, (scope,), str(wanted), optional=True)
         elif scope == "capabilities":
-            yield key, path, str(wanted)
-
-
-def _lookup(host: HostState, path: Sequence[str]) -> Any:
-    """The value at ``path``, or None. Text on the way is read as JSON; ``stats`` hold what the host itself does not."""
-    value: Any = host.capabilities.get(path[0])
-    if value is None:
-        value = host.stats.get(path[0])
-    for name in path[1:]:
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                return None
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
+            yield _Requirement(key, path, str(wanted))

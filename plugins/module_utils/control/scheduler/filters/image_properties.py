@@ -8,8 +8,8 @@ import operator
 import re
 from collections.abc import Mapping
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import Bools, Facts, Hosts
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters.base import Filter
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import HostState
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 
 _OTHER_NAMES = {
@@ -44,32 +44,43 @@ class ImagePropertiesFilter(Filter):
     """
 
     name = "ImagePropertiesFilter"
+    once = True
 
-    def reason(self, host: HostState, spec: RequestSpec) -> str | None:
-        properties = spec.image.properties
-        default = self.options.image_properties_default_architecture
-        if default:
-            properties = {"hw_architecture": default, **properties}
+    def mask(self, hosts: Hosts, spec: RequestSpec) -> Bools:
+        properties = self._properties(spec)
         if not properties:
-            return None
-        return self._instance_type(host, properties) or self._machine(host, properties)
+            return hosts.everywhere
+        return hosts.facts.mask(lambda facts: _why_not(facts, properties) is None)
 
-    def _instance_type(self, host: HostState, properties: Mapping[str, str]) -> str | None:
-        wanted = {key: _canonical(key, properties[key]) for key in _OTHER_NAMES if properties.get(key)}
-        if not wanted:
-            return None
-        if not any(set(wanted.values()).issubset(supported) for supported in host.supported_instances):
-            known = ", ".join("/".join(supported) for supported in host.supported_instances)
-            asked = ", ".join(f"{key} {value}" for key, value in wanted.items())
-            return f"{asked} wanted, {known or 'nothing'} supported"
-        return _version(host, properties) or _physical_address(host, properties)
+    def reason(self, hosts: Hosts, row: int, spec: RequestSpec) -> str:
+        return _why_not(hosts.facts[row], self._properties(spec)) or ""
 
-    def _machine(self, host: HostState, properties: Mapping[str, str]) -> str | None:
-        for key, reported in (("hw_machine_type", host.machine_types), ("hw_firmware_type", host.firmware_types)):
-            wanted = properties.get(key)
-            if wanted and reported and wanted not in reported:
-                return f"{key} {wanted} wanted, not among the {len(reported)} that the host reports"
+    def _properties(self, spec: RequestSpec) -> Mapping[str, str]:
+        default = self.options.image_properties_default_architecture
+        return {"hw_architecture": default, **spec.image.properties} if default else spec.image.properties
+
+
+def _why_not(facts: Facts, properties: Mapping[str, str]) -> str | None:
+    return _instance_type(facts, properties) or _machine(facts, properties)
+
+
+def _instance_type(facts: Facts, properties: Mapping[str, str]) -> str | None:
+    wanted = {key: _canonical(key, properties[key]) for key in _OTHER_NAMES if properties.get(key)}
+    if not wanted:
         return None
+    if not any(set(wanted.values()).issubset(supported) for supported in facts.supported_instances):
+        known = ", ".join("/".join(supported) for supported in facts.supported_instances)
+        asked = ", ".join(f"{key} {value}" for key, value in wanted.items())
+        return f"{asked} wanted, {known or 'nothing'} supported"
+    return _version(facts, properties) or _physical_address(facts, properties)
+
+
+def _machine(facts: Facts, properties: Mapping[str, str]) -> str | None:
+    for key, reported in (("hw_machine_type", facts.machine_types), ("hw_firmware_type", facts.firmware_types)):
+        wanted = properties.get(key)
+        if wanted and reported and wanted not in reported:
+            return f"{key} {wanted} wanted, not among the {len(reported)} that the host reports"
+    return None
 
 
 def _canonical(key: str, value: str) -> str:
@@ -77,11 +88,11 @@ def _canonical(key: str, value: str) -> str:
     return _OTHER_NAMES[key].get(name, name)
 
 
-def _version(host: HostState, properties: Mapping[str, str]) -> str | None:
+def _version(facts: Facts, properties: Mapping[str, str]) -> str | None:
     predicate = properties.get("img_hv_requested_version")
-    if not predicate or not host.hypervisor_version:
+    if not predicate or not facts.hypervisor_version:
         return None
-    version = _digits(host.hypervisor_version)
+    version = _digits(facts.hypervisor_version)
     for part in predicate.split(","):
         found = re.fullmatch(r"\s*(<=|>=|<|>|!=|==)\s*(\d+(?:\.\d+)*)\s*", part)
         if not found:
@@ -103,9 +114,9 @@ def _digits(version: int) -> tuple[int, ...]:
     return numbers
 
 
-def _physical_address(host: HostState, properties: Mapping[str, str]) -> str | None:
+def _physical_address(facts: Facts, properties: Mapping[str, str]) -> str | None:
     wanted = properties.get("hw_maxphysaddr_bits")
-    reported = host.cpu_info.get("maxphysaddr")
+    reported = facts.cpu_info.get("maxphysaddr")
     bits = reported.get("bits") if isinstance(reported, Mapping) else None
     if not wanted or not bits:
         return None

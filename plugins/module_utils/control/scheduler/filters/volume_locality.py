@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import Bools, Hosts
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters.base import Filter
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import HostState
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 
 
@@ -17,9 +17,17 @@ class VolumeLocality(Filter):
     """
 
     name = "VolumeLocality"
+    once = always = holds_when_forced = True
 
-    def reason(self, host: HostState, spec: RequestSpec) -> str | None:
-        elsewhere = [name for name in spec.volume_hosts if name != host.name]
-        return f"volumes of the server lie on {', '.join(elsewhere)}" if elsewhere else None
+    def mask(self, hosts: Hosts, spec: RequestSpec) -> Bools:
+        if not spec.volume_hosts:
+            return hosts.everywhere
+        mask = ~hosts.everywhere
+        row = hosts.row(spec.volume_hosts[0])
+        if row is not None and len(spec.volume_hosts) == 1:
+            mask[row] = True
+        return mask
 
-    reason_when_forced = reason
+    def reason(self, hosts: Hosts, row: int, spec: RequestSpec) -> str:
+        elsewhere = [name for name in spec.volume_hosts if name.lower() != hosts.keys[row]]
+        return f"volumes of the server lie on {', '.join(elsewhere)}"

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import VCPU, HostState
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import VCPU, Floats, Hosts, Rows
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.weighers.base import Weigher
 
@@ -16,6 +16,7 @@ class CPUWeigher(Weigher):
     multiplier_option = "cpu_weight_multiplier"
     minval = 0
 
-    def raw(self, host: HostState, spec: RequestSpec) -> float:
-        vcpu = host.inventory(VCPU)
-        return vcpu.total * vcpu.allocation_ratio - host.vcpus_used
+    def raw(self, hosts: Hosts, rows: Rows, spec: RequestSpec) -> Floats:
+        ratio = hosts.resource(VCPU).allocation_ratio[rows]
+        free: Floats = hosts.vcpus_total(rows) * ratio - hosts.vcpus_used(rows)
+        return free

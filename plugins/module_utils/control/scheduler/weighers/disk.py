@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.hosts import HostState
+import numpy as np
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import Floats, Hosts, Rows
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.weighers.base import Weigher
 
@@ -16,5 +17,5 @@ class DiskWeigher(Weigher):
     multiplier_option = "disk_weight_multiplier"
     minval = 0
 
-    def raw(self, host: HostState, spec: RequestSpec) -> float:
-        return host.free_disk_gb * 1024
+    def raw(self, hosts: Hosts, rows: Rows, spec: RequestSpec) -> Floats:
+        return hosts.free_disk_mb(rows).astype(np.float64)
