@@ -40,14 +40,19 @@ _PACKAGE = "ansible_collections/barestack/kvm/plugins"
 _CONTROL_SIDE = "module_utils.control"
 _PR_SET_PDEATHSIG = 1
 
-# The archive's length is in the text; the archive comes from standard input, and after it what serve() reads.
+# Standard input has the archive's length (a line), the archive, and after it what serve() reads.
 _BOOTSTRAP = """\
 import os, sys
-archive = os.memfd_create("barestack.kvm")
-left = {length}
-while left:
-    part = os.read(0, min(left, 65536))
+def take(length):
+    part = os.read(0, length)
     if not part: sys.exit("the connection ended")
+    return part
+number = b""
+while not number.endswith(b"\\n"): number += take(1)
+left = int(number)
+archive = os.memfd_create("barestack.kvm")
+while left:
+    part = take(min(left, 65536))
     left -= len(part)
     while part: part = part[os.write(archive, part):]
 sys.path.insert(0, "/proc/self/fd/%d" % archive)
@@ -71,7 +76,7 @@ class Lost(Exception):
 
 def remote_command(python: str) -> str:
     """What starts the host's end, for a shell there."""
-    return f"{python} -c {shlex.quote(_BOOTSTRAP.format(length=len(_archive())))}"
+    return f"{python} -c {shlex.quote(_BOOTSTRAP)}"
 
 
 class Start(NamedTuple):
@@ -206,9 +211,10 @@ class _Holder:
     def _greeted(self, client: _Client) -> bool:
         """Send the code and wait for the greeting; what a login prints before it is passed over."""
         with contextlib.suppress(BrokenPipeError):
-            archive = _archive()
-            while archive:
-                archive = archive[os.write(client.requests, archive) :]
+            code = _archive()
+            left = b"%d\n" % len(code) + code
+            while left:
+                left = left[os.write(client.requests, left) :]
         line = b""
         while line != GREETING:
             if not self._wait_for(client.answers):
@@ -276,20 +282,15 @@ class _Client:
         return self._process.wait()
 
 
-_archived: list[bytes] = []
-
-
 def _archive() -> bytes:
-    """The code that compute hosts need, as a zip archive; made once in a process and its forks."""
-    if not _archived:
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for source in sorted(_sources()):
-                archive.write(source, f"{_PACKAGE}/{source.relative_to(_PLUGINS)}")
-            for parent in _packages():
-                archive.writestr(f"{parent}/__init__.py", "")
-        _archived.append(packed.getvalue())
-    return _archived[0]
+    """The code that compute hosts need, as a zip archive."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for source in sorted(_sources()):
+            archive.write(source, f"{_PACKAGE}/{source.relative_to(_PLUGINS)}")
+        for parent in _packages():
+            archive.writestr(f"{parent}/__init__.py", "")
+    return packed.getvalue()
 
 
 def _sources() -> Iterator[Path]:
