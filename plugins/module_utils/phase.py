@@ -163,6 +163,16 @@ def execute(phase: Type[Phase], params: Mapping[str, Any], check_mode: bool) -> 
     return {"changed": effects.changed, "diff": effects.diff(), "effects": effects.names, **result}
 
 
+def attempt(phase: Type[Phase], params: Mapping[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """Run a phase where nobody is left to report an error to: any becomes Ansible's result."""
+    try:
+        return execute(phase, params, check_mode)
+    except BarestackError as error:
+        return failure(error)
+    except Exception as error:  # noqa: BLE001 - see above
+        return {"failed": True, "msg": f"{phase_name(phase)}: {error}", "exception": traceback.format_exc()}
+
+
 def failure(error: BarestackError) -> Dict[str, Any]:
     """Ansible's result for an error that says all there is to say."""
     return {"failed": True, "msg": str(error), "code": error.code}

@@ -1,6 +1,6 @@
 # Copyright: barestack.kvm contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""A module on a remote host ends with its connection, and its commands with it.
+"""A phase on a remote host ends with its connection, and its commands with it.
 
 The phases are real, over a private sshd on this machine: an image that comes slowly over HTTP, a disk that qemu-img
 takes long to convert. Who holds a file open below the phase's directory is the module, or its command.
@@ -71,6 +71,7 @@ class Site:
 
     path: Path
     images: Path
+    style: str
 
     def start(self, phase: str, options: dict[str, Any], **play: Any) -> subprocess.Popen[str]:
         """ansible-playbook, in a process group of its own, with a play of this one phase."""
@@ -152,7 +153,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, sshd: tuple[int, Path],
     )
     images = tmp_path / "images"
     images.mkdir()
-    yield Site(home, images)
+    yield Site(home, images, request.param)
     for master in (home / "cp").glob("*"):
         subprocess.run(["ssh", "-F", "none", "-O", "exit", "-o", f"ControlPath={master}", "127.0.0.1"], check=False)
 
@@ -183,6 +184,21 @@ def test_signs_of_life_do_not_disturb_the_result(site: Site, source: str) -> Non
     assert "changed=1" in output
     assert "WARNING" not in output
     assert len(list((site.images / "_base").glob("*.json"))) == 1
+
+
+def test_the_phases_of_a_run_have_one_python_where_a_session_can_be(site: Site) -> None:
+    python = site.path / "python"
+    python.write_text(f'#!/bin/sh\necho >> {site.path}/starts\nexec /usr/bin/python3 "$@"\n')
+    python.chmod(0o755)
+    uuid = "11111111-0000-4000-8000-000000000002"
+    ask = {"barestack.kvm.console_log": {"uuids": [uuid], "log_path": str(site.images)}}
+    play = {"vars": {"ansible_python_interpreter": str(python)}, "tasks": [ask, ask, ask]}
+    run = site.start("disk", {}, **play)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, output
+    assert "ok=3" in output
+    starts = (site.path / "starts").read_text().count("\n")
+    assert starts == (3 if "terminal" in site.style else 1)
 
 
 def kill_playbook(run: subprocess.Popen[str], site: Site) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 from lab_site import HOSTS, Site
 
@@ -51,7 +52,11 @@ def test_two_runs_at_once(site: Site) -> None:
 def test_the_run_that_waits_says_so(site: Site) -> None:
     first = site.starting(site.server(count=2))
     first.until("TASK [Domain]")
-    second = site.boot(site.server(count=2))
+    with first.stopped():
+        waiting = site.starting(site.server(count=2))
+        waiting.until("TASK [Instance record]")
+        time.sleep(2)
+    second = waiting.end()
     assert second.rc == 0, second.output
     assert re.search(r"waited \d+ s for another run, which was at work on\s+t-1,\s+t-2", second.output), second.output
     assert first.end().rc == 0
@@ -60,7 +65,8 @@ def test_the_run_that_waits_says_so(site: Site) -> None:
 def test_a_run_that_does_not_wait_leaves_them(site: Site) -> None:
     first = site.starting(site.server(count=2))
     first.until("TASK [Domain]")
-    second = site.boot(site.server(count=2), site.server("mine"), lease_timeout=0)
+    with first.stopped():
+        second = site.boot(site.server(count=2), site.server("mine"), lease_timeout=0)
     assert second.rc == 2
     assert "another run is at work on the server" in second.output
     assert first.end().rc == 0

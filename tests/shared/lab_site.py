@@ -7,6 +7,7 @@ Nothing here imports the code under test. ``tests/crash/look.py`` says what of t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,15 @@ class Playing:
         assert self.process.stdout
         self._output += self.process.stdout.read()
         return Run(self.process.wait(), self._output)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It lives, and holds its leases, but does nothing meanwhile."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)

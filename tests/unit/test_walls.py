@@ -50,6 +50,7 @@ def test_rooms_keep_apart(path: Path) -> None:
         "control": {"model", "control", "phase"},
         "host": {"model", "host", "phase"},
         "phase.py": {"model"},
+        "served.py": {"phase"},
     }
     assert rooms(path) <= allowed[room]
 
