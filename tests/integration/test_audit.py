@@ -396,7 +396,7 @@ def test_a_lost_claim_and_a_lost_binding_are_put_back(site: Site) -> None:
     site.sql("DELETE FROM allocations WHERE consumer_id = ?", site.uuid("one"))
     site.sql("UPDATE volumes SET status = 'attaching'")
     repaired = site.audit(repair=True)
-    assert (repaired.rc, repaired.kinds) == (0, {"claim", "volume"}), repaired.output
+    assert (repaired.rc, repaired.kinds) == (0, {"claim", "volume", "inventory"}), repaired.output
     assert site.sql("SELECT consumer_id, resource_class, used FROM allocations ORDER BY 1, 2") == claims
 
 
