@@ -127,17 +127,37 @@ _TWO = {"servers": [server(100), server(101)]}
 _NO_WEIGHTS = {
     f"{name}_weight_multiplier": 0.0 for name in ("ram", "cpu", "disk", "io_ops", "pci", "hypervisor_version")
 }
-_CELL = {
-    "id": 0,
-    "cpuset": [0, 1],
-    "pcpuset": [0, 1],
-    "memory": 1024,
-    "cpu_usage": 0,
-    "memory_usage": 0,
-    "pinned_cpus": [],
-    "siblings": [[0], [1]],
-    "mempages": [{"size_kb": 4, "total": 262144, "used": 0}],
+
+
+def _cell(number: int, large_pages: int) -> Json:
+    cpus = [2 * number, 2 * number + 1]
+    return {
+        "id": number,
+        "cpuset": cpus,
+        "pcpuset": cpus,
+        "memory": 1024,
+        "cpu_usage": 0,
+        "memory_usage": 0,
+        "pinned_cpus": [],
+        "siblings": [[cpu] for cpu in cpus],
+        "mempages": [
+            {"size_kb": 4, "total": 262144, "used": 0},
+            {"size_kb": 2048, "total": large_pages, "used": 0},
+        ],
+    }
+
+
+_FOUR_CPUS: Json = {
+    "numa": [_cell(0, large_pages=0), _cell(1, large_pages=0)],
+    "resources": {**HOST["resources"], "VCPU": inventory(4), "PCPU": inventory(4)},
 }
+
+
+def _isolated_emulator_threads(question: Question) -> bool:
+    return question.request["flavor"]["extra_specs"].get("hw:emulator_threads_policy") == "isolate" and (
+        question.ask == "decide" and len(question.request["servers"]) > 1
+    )
+
 
 DIFFERENCES = [
     Difference(
@@ -228,6 +248,38 @@ DIFFERENCES = [
         more={"asks_again": False},
     ),
     Difference(
+        "Where one request is for several servers with NUMA cells, Nova asks for the second what the first one "
+        "got: the page size that was chosen, the cells' numbers. With us each asks for what the flavor says; so "
+        "Nova is compared.",
+        None,
+        _question(
+            "decide",
+            hosts=({**_FOUR_CPUS, "numa": [_cell(0, large_pages=256), _cell(1, large_pages=0)]},),
+            request={**_TWO, "numa": True},
+            flavor={"vcpus": 2, "ram": 64, "extra_specs": {"hw:mem_page_size": "any"}},
+        ),
+        nova=None,
+        ours=["kvm1", "kvm1"],
+        more={"asks_again": False},
+    ),
+    Difference(
+        "A CPU for emulator threads alone (hw:emulator_threads_policy=isolate) is not among the used CPUs that Nova's "
+        "CPUWeigher looks at, though placement counts it. Ours counts it.",
+        _isolated_emulator_threads,
+        _question(
+            "decide",
+            hosts=(
+                {**_FOUR_CPUS},
+                {**_FOUR_CPUS, "resources": {**_FOUR_CPUS["resources"], "VCPU": inventory(4, used=1)}},
+            ),
+            request={**_TWO, "numa": True},
+            flavor={"extra_specs": {"hw:cpu_policy": "dedicated", "hw:emulator_threads_policy": "isolate"}},
+            options={"filter_scheduler": {**_NO_WEIGHTS, "cpu_weight_multiplier": 1.0}},
+        ),
+        nova=["kvm1", "kvm1"],
+        ours=["kvm1", "KVM2"],
+    ),
+    Difference(
         "Nova looks for the alternates of a request's servers after the last of them, and leaves out hosts of "
         "the others. Ours are the next best at the moment of each server's choice.",
         None,
@@ -255,7 +307,7 @@ DIFFERENCES = [
         None,
         _question(
             "decide",
-            hosts=({"numa": [_CELL]},),
+            hosts=({"numa": [_cell(0, large_pages=0)]},),
             request={"numa": True},
             flavor={"extra_specs": {"hw:cpu_policy": "dedicated"}},
         ),

@@ -322,8 +322,9 @@ class Scheduler(manager.SchedulerManager):
     """Nova's, on the hosts of a site.
 
     Nova asks placement once for a request. A host that the request's earlier servers have filled stays in its list
-    then: it counts when weights are normalised and is left out only when its claim fails. ``asks_again`` asks before
-    each server, as if every server came in a request of its own, which is what ours does. ``falls_back``: Nova's second
+    then: it counts when weights are normalised and is left out only when its claim fails. And the NUMA cells that one
+    server got are what the next one asks for. ``asks_again`` asks placement before each server, for cells as they were
+    asked for, as if every server came in a request of its own, which is what ours does. ``falls_back``: Nova's second
     question for who asks for dedicated CPUs, of hosts that do not tell any to placement.
     """
 
@@ -345,6 +346,8 @@ class Scheduler(manager.SchedulerManager):
 
     def _get_sorted_hosts(self, spec_obj: Any, host_states: Any, index: int) -> list[host_manager.HostState]:
         states = list(host_states)
+        if self.asks_again:
+            spec_obj.numa_topology = self.cells and self.cells.obj_clone()
         free = [state for state in states if self.host_manager.site.placement[state.uuid].fits(self.resources)]
         self.stale = self.stale or len(free) < len(states)
         return super()._get_sorted_hosts(spec_obj, free if self.asks_again else states, index)
@@ -363,6 +366,7 @@ class Scheduler(manager.SchedulerManager):
     def decide(self, spec: objects.RequestSpec, servers: list[str], alternates: bool) -> list[list[str]]:
         """The hosts of each server: the chosen one, then the alternates. Raises NoValidHost."""
         ctxt = context.RequestContext("user", "project")
+        self.cells = spec.numa_topology and spec.numa_topology.obj_clone()
         request_filter.process_reqspec(ctxt, spec)
         found: Json = {}
         for pinned in (True, False) if self.falls_back else (True,):

@@ -549,7 +549,9 @@ FILTERS: dict[str, Case] = {
                         "capabilities:ssd",
                         "hw:cpu_sockets",
                     )
-                }
+                },
+                3,
+                1,
             )
         },
     ),

@@ -496,6 +496,10 @@ def test_image_properties_of_a_namespace_only():
         ({"a:b": "1"}, None),
         ({"aggregate_instance_extra_specs:a:b": "2"}, None),
         ({"availability_zone": "az1"}, None),
+        (
+            {"iops": ">= 600", "aggregate_instance_extra_specs:iops": ">= 300"},
+            "iops: '>= 600' wanted, its aggregates have 100, 500",
+        ),
     ],
 )
 def test_aggregate_instance_extra_specs(extra_specs, expected):

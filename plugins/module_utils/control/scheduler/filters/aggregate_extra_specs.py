@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.columns import Aggregate, Bools, Hosts
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.filters import (
@@ -39,16 +39,17 @@ class AggregateInstanceExtraSpecsFilter(Filter):
         return f"{key}: {wanted!r} wanted, {has}"
 
 
-def _wanted(spec: RequestSpec) -> dict[str, str]:
-    split = {tuple(key.split(":", 1)): wanted for key, wanted in spec.flavor.extra_specs.items()}
-    return {path[-1]: wanted for path, wanted in split.items() if len(path) == 1 or path[0] == _SCOPE}
+def _wanted(spec: RequestSpec) -> list[tuple[str, str]]:
+    """(key, requirement); a key with the scope and one without may ask for the same, and then both count."""
+    split = [(key.split(":", 1), wanted) for key, wanted in spec.flavor.extra_specs.items()]
+    return [(path[-1], wanted) for path, wanted in split if len(path) == 1 or path[0] == _SCOPE]
 
 
-def _unmet(aggregates: tuple[Aggregate, ...], wanted: Mapping[str, str]) -> list[tuple[str, str, set[str]]]:
+def _unmet(aggregates: tuple[Aggregate, ...], wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str, set[str]]]:
     """(key, requirement, values found) of those that are not met."""
     metadata = aggregate_metadata.values(aggregates)
     return [
         (key, requirement, metadata.get(key, set()))
-        for key, requirement in wanted.items()
+        for key, requirement in wanted
         if not any(extra_specs_ops.match(value, requirement) for value in metadata.get(key, ()))
     ]
