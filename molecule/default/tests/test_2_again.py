@@ -148,7 +148,7 @@ def test_no_valid_host_says_why_and_the_others_go_on() -> None:
     run = play("boot_instance.yml", instances=both, flavors=flavors, projects=projects)
     assert run.rc != 0
     assert "No valid host was found" in run.output
-    assert "MEMORY_MB: 1048576 wanted" in run.output
+    assert "ram: 1048576 wanted" in run.output
     states = {row["name"]: row["vm_state"] for row in sql("SELECT name, vm_state FROM instances WHERE deleted = 0")}
     assert (states["toobig"], states["fits"]) == ("ERROR", "ACTIVE")
     table = play("playbooks/list_instances.yml").output
