@@ -65,19 +65,24 @@ def kept(records_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     monkeypatch.setattr(keeper, "_EVERY", EVERY)
     monkeypatch.setattr(keeper, "GRACE", 0.5)
     kept = Kept(records_url)
+    own = Path("/proc/thread-self/comm")
+    name = own.read_text()
+    own.write_text(f"test {os.getpid()}")
     yield kept
     kept.end()
     until(lambda: not keepers())
+    own.write_text(name)
 
 
 def keepers() -> list[str]:
-    """The processes that are keepers of these tests: forks of this one, in sessions of their own."""
-    mine = Path(f"/proc/{os.getpid()}/cmdline").read_bytes()
+    """The processes that are keepers of these tests: forks of this one, with its name, in sessions of their own."""
+    mine = Path("/proc/thread-self/comm").read_bytes()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             pid = int(entry.name)
-            if pid != os.getpid() and (entry / "cmdline").read_bytes() == mine and os.getsid(pid) != os.getsid(0):
+            lives = (entry / "cmdline").read_bytes() != b""
+            if lives and (entry / "comm").read_bytes() == mine and os.getsid(pid) != os.getsid(0):
                 found.append(entry.name)
     return found
 
