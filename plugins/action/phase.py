@@ -13,14 +13,11 @@ for all its hosts are not meant for them, and a module's archive would lack the 
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib
 import importlib.util
-import multiprocessing
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +27,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
+from ansible_collections.barestack.kvm.plugins.module_utils.control import process
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError, InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.wire import pack, unpack
 from ansible_collections.barestack.kvm.plugins.module_utils.phase import (
@@ -41,7 +39,6 @@ from ansible_collections.barestack.kvm.plugins.module_utils.phase import (
 from ansible_collections.barestack.kvm.plugins.plugin_utils import session
 
 _COLLECTION = "ansible_collections.barestack.kvm.plugins"
-_PR_SET_PDEATHSIG = 1
 _SSH_FAILED = 255
 """The SSH client's exit code for its own failures."""
 _Execute = Callable[[type[Phase], dict[str, Any], dict[str, str]], "dict[str, Any] | None"]
@@ -68,19 +65,6 @@ if _HAS_HOST_LIBRARIES:
         importlib.import_module(f"{_COLLECTION}.modules.{_phase}")
 
 
-def end_with_parent() -> None:
-    """Have the kernel end this worker with ansible-playbook, so that a phase of a killed run does not go on unseen.
-
-    A worker has a session of its own: a kill of the process group passes it by. A remote module ends because its worker
-    no longer reads what it writes, a session because its holder sees it.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        parent = multiprocessing.parent_process()
-        if parent is not None and os.getppid() != parent.pid:
-            os.kill(os.getpid(), signal.SIGKILL)  # it was killed before the kernel knew
-
-
 class ActionModule(ActionBase):
     """One for all phases; the task's name says which."""
 
@@ -94,7 +78,7 @@ class ActionModule(ActionBase):
         name = self._task.action.rsplit(".", 1)[-1]
         phase: type[Phase] = importlib.import_module(f"{_COLLECTION}.modules.{name}").PHASE
         arguments = {option: unpack(value) for option, value in self._task.args.items()}
-        end_with_parent()
+        self._end_with_the_run()
         answer = None
         if self._is_this_machine(phase, task_vars or {}):
             answer = self._valid(phase, arguments, self._execute_here)
@@ -107,6 +91,16 @@ class ActionModule(ActionBase):
         if phase.secret and not result.get("failed"):
             result["_ansible_no_log"] = True
         return result
+
+    @staticmethod
+    def _end_with_the_run() -> None:
+        """So that a phase of a killed run does not go on unseen.
+
+        A worker has a session of its own: a kill of the process group passes it by. A remote module ends because its
+        worker no longer reads what it writes, a session because its holder sees it.
+        """
+        if process.run_pid() != os.getpid():
+            process.end_with(process.run_pid())
 
     def _valid(self, phase: type[Phase], arguments: dict[str, Any], execute: _Execute) -> dict[str, Any] | None:
         """Validate the options as the module would, execute, and mask what must not be displayed. None as execute."""
@@ -135,7 +129,7 @@ class ActionModule(ActionBase):
             "environment": environment,
         }
         try:
-            return session.ask(start, C.DEFAULT_LOCAL_TMP, os.getppid(), request)
+            return session.ask(start, C.DEFAULT_LOCAL_TMP, process.run_pid(), request)
         except session.Lost as error:
             if error.returncode == _SSH_FAILED or error.returncode < 0:  # a signal ended the client
                 raise AnsibleConnectionFailure(f"{name}: the connection was lost: {error.stderr}") from None

@@ -17,28 +17,26 @@ Who ends, ends all to its right: the holder sees the end of ansible-playbook, an
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import io
 import json
 import os
 import select
 import shlex
-import signal
 import socket
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control import process
 from ansible_collections.barestack.kvm.plugins.module_utils.served import GREETING
 
 _PLUGINS = Path(__file__).parents[1]
 _PACKAGE = "ansible_collections/barestack/kvm/plugins"
 _CONTROL_SIDE = "module_utils.control"
-_PR_SET_PDEATHSIG = 1
 
 # Standard input has the archive's length (a line), the archive, and after it what serve() reads.
 _BOOTSTRAP = """\
@@ -156,38 +154,18 @@ def _start(place: _Place, command: Sequence[bytes | str], run: int) -> socket.so
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(place.path)
         listener.listen()
-        child = os.fork()
-        if not child:
-            _detached(lambda: _Holder(listener, place, run).hold(command))
-        os.waitpid(child, 0)
+        kept = (listener.fileno(), place.directory)
+        process.detached(lambda: _Holder(listener, place, run).hold(command), kept)
     client = _connect(place)
     if client is None:
         raise NoSession
     return client
 
 
-def _detached(work: Callable[[], None]) -> None:
-    """In a fork: do the work in a process that nobody waits for, and never return."""
-    try:
-        os.setsid()
-        if not os.fork():
-            work()
-    finally:
-        os._exit(0)
-
-
 class _Holder:
     """The process that has the SSH client. One worker at a time is lent the client's pipes."""
 
     def __init__(self, listener: socket.socket, place: _Place, run: int) -> None:
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(nothing, standard)
-        start = 3
-        for kept in sorted((listener.fileno(), place.directory)):
-            os.closerange(start, kept)  # Ansible waits until the pipes to its worker are closed
-            start = kept + 1
-        os.closerange(start, os.sysconf("SC_OPEN_MAX"))
         self._listener = listener
         self._place = place
         self._run = os.pidfd_open(run)
@@ -251,18 +229,15 @@ class _Client:
     """The SSH client. It ends with the holder, however that ends, and the host's end with it."""
 
     def __init__(self, command: Sequence[bytes | str], errors: BinaryIO) -> None:
-        libc = ctypes.CDLL(None)
         holder = os.getpid()
-
-        def end_with_holder() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != holder:
-                os._exit(1)
-
         theirs, self.requests = os.pipe()
         self.answers, theirs_too = os.pipe()
         self._process = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs_too, stderr=errors, preexec_fn=end_with_holder
+            command,
+            stdin=theirs,
+            stdout=theirs_too,
+            stderr=errors,
+            preexec_fn=lambda: process.end_with(holder),
         )
         os.close(theirs)
         os.close(theirs_too)

@@ -11,6 +11,7 @@ import os
 import select
 import time
 
+from ansible_collections.barestack.kvm.plugins.module_utils.control import process
 from ansible_collections.barestack.kvm.plugins.module_utils.control.records import Records, leases
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError
 
@@ -23,25 +24,7 @@ GRACE = 3.0
 
 def start(records_url: str, owner: str, pid: int) -> None:
     """Keep the owner's leases for as long as process ``pid`` lives. Returns at once."""
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-        return
-    try:
-        os.setsid()
-        if not os.fork():
-            _leave_everything_open_behind()
-            _keep(records_url, owner, pid)
-    finally:
-        os._exit(0)  # never back into the caller's code, whose worker is another process
-
-
-def _leave_everything_open_behind() -> None:
-    """Ansible waits until the pipes to its worker are closed."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(nothing, standard)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    process.detached(lambda: _keep(records_url, owner, pid))
 
 
 def _keep(records_url: str, owner: str, pid: int) -> None:

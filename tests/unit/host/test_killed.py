@@ -93,14 +93,15 @@ def test_two_runs_that_remove_the_same_disks_at_once_both_succeed(tmp_path: Path
 
 
 def test_a_worker_ends_with_the_process_that_started_it() -> None:
-    from ansible_collections.barestack.kvm.plugins.action.phase import end_with_parent
+    from ansible_collections.barestack.kvm.plugins.module_utils.control import process
 
     reader, writer = os.pipe()
     parent = os.fork()
     if not parent:
+        parent = os.getpid()
         if not os.fork():
             os.setsid()  # as Ansible's workers do
-            end_with_parent()
+            process.end_with(parent)
             os.write(writer, b"%d\n" % os.getpid())
             time.sleep(60)
             os._exit(0)
