@@ -17,7 +17,7 @@ description:
 options:
   state:
     description:
-      - V(present) records the hosts in O(hosts).
+      - V(present) records the hosts in O(reports).
       - V(stale) only answers which of O(names) have no heartbeat younger than O(heartbeat_max_age).
       - V(enabled) and V(disabled) let new servers onto the hosts, or not. V(drained) is as V(disabled), for those who want to
         wait until the RV(left) servers are gone.
@@ -30,55 +30,6 @@ options:
     type: list
     elements: str
     default: []
-  hosts:
-    description: For I(state=present), the hosts.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name:
-        description: The host's name in Ansible's inventory.
-        type: str
-        required: true
-      hypervisor:
-        description: What M(barestack.kvm.hypervisor_info) returned.
-        type: dict
-        required: true
-      cpu_allocation_ratio:
-        description: Virtual CPUs given out for each physical one.
-        type: float
-        default: 4.0
-      ram_allocation_ratio:
-        description: Memory given out for each MiB there is.
-        type: float
-        default: 1.0
-      disk_allocation_ratio:
-        description: Disk given out for each GiB there is.
-        type: float
-        default: 1.0
-      reserved_host_cpus:
-        description: CPUs kept for the host.
-        type: int
-        default: 0
-      reserved_host_memory_mb:
-        description: MiB kept for the host.
-        type: int
-        default: 512
-      reserved_host_disk_mb:
-        description: MiB of disk kept for the host.
-        type: int
-        default: 0
-      resources:
-        description:
-          - Resource classes of the site's own. A name that begins with C(CUSTOM_) to how many there are, or to a mapping with
-            C(total), C(reserved), C(allocation_ratio), C(min_unit), C(max_unit), C(step_size).
-        type: dict
-        default: {}
-      traits:
-        description: What the host has besides what it reports, such as C(CUSTOM_FAST_DISK).
-        type: list
-        elements: str
-        default: []
   heartbeat_max_age:
     description: Seconds after which a host's report is stale.
     type: float
@@ -88,6 +39,7 @@ options:
     type: str
     default: ""
 extends_documentation_fragment:
+  - barestack.kvm.reports
   - barestack.kvm.control_phase
 attributes:
   check_mode:
@@ -102,7 +54,7 @@ EXAMPLES = r"""
   barestack.kvm.compute_node:
     token: "{{ token.token }}"
     catalog: "{{ catalog }}"
-    hosts:
+    reports:
       - name: kvm01
         hypervisor: "{{ hostvars['kvm01'].hypervisor_info.hypervisor }}"
         cpu_allocation_ratio: 8
@@ -145,7 +97,7 @@ class ComputeNode(ControlPhase):
             "default": "present",
         },
         "names": {"type": "list", "elements": "str", "default": []},
-        "hosts": {"type": "list", "elements": "dict", "default": [], "options": inventory.REPORT_SPEC},
+        "reports": inventory.REPORTS,
         "heartbeat_max_age": {"type": "float", "default": 300},
         "reason": {"type": "str", "default": ""},
     }
@@ -155,7 +107,7 @@ class ComputeNode(ControlPhase):
         if self.params["state"] == "stale":
             return self._stale(connection)
         if self.params["state"] == "present":
-            for name, before, after in inventory.record(connection, self.params["hosts"], now()):
+            for name, before, after in inventory.record(connection, self.params["reports"], now()):
                 if before != after:
                     known = pretty(before) if before else ""
                     self.effects.note("compute_node.record", name, before=known, after=pretty(after))

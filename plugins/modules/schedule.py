@@ -28,56 +28,8 @@ options:
     type: str
     choices: [present, rolled_back, absent]
     default: present
-  reports:
-    description: What M(barestack.kvm.compute_node) was given in this run; only check mode needs it.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name:
-        description: The host's name in Ansible's inventory.
-        type: str
-        required: true
-      hypervisor:
-        description: What M(barestack.kvm.hypervisor_info) returned.
-        type: dict
-        required: true
-      cpu_allocation_ratio:
-        description: Virtual CPUs given out for each physical one.
-        type: float
-        default: 4.0
-      ram_allocation_ratio:
-        description: Memory given out for each MiB there is.
-        type: float
-        default: 1.0
-      disk_allocation_ratio:
-        description: Disk given out for each GiB there is.
-        type: float
-        default: 1.0
-      reserved_host_cpus:
-        description: CPUs kept for the host.
-        type: int
-        default: 0
-      reserved_host_memory_mb:
-        description: MiB kept for the host.
-        type: int
-        default: 512
-      reserved_host_disk_mb:
-        description: MiB of disk kept for the host.
-        type: int
-        default: 0
-      resources:
-        description:
-          - Resource classes of the site's own. A name that begins with C(CUSTOM_) to how many there are, or to a mapping with
-            C(total), C(reserved), C(allocation_ratio), C(min_unit), C(max_unit), C(step_size).
-        type: dict
-        default: {}
-      traits:
-        description: What the host has besides what it reports, such as C(CUSTOM_FAST_DISK).
-        type: list
-        elements: str
-        default: []
 extends_documentation_fragment:
+  - barestack.kvm.reports
   - barestack.kvm.decision
   - barestack.kvm.control_phase
 attributes:
@@ -142,7 +94,7 @@ class Schedule(ControlPhase):
     argument_spec = {
         "instances": {"type": "list", "elements": "dict", "required": True},
         "state": {"type": "str", "choices": ["present", "rolled_back", "absent"], "default": "present"},
-        "reports": {"type": "list", "elements": "dict", "default": [], "options": inventory.REPORT_SPEC},
+        "reports": inventory.REPORTS,
         **placement.DECISION_SPEC,
     }
 

@@ -42,6 +42,9 @@ REPORT_SPEC: dict[str, Any] = {
 }
 """A host's report with the inventory's settings for it; the defaults are Nova's."""
 
+REPORTS: dict[str, Any] = {"type": "list", "elements": "dict", "default": [], "options": REPORT_SPEC}
+"""The option ``reports``."""
+
 RESOURCE: dict[str, dict[str, Any]] = {
     "total": {"type": "int", "required": True, "description": "How many there are, at least 1."},
     "reserved": {"type": "int", "default": 0, "description": "How many the host keeps."},
@@ -60,7 +63,7 @@ _CUSTOM = re.compile(r"CUSTOM_[A-Z0-9_]+")
 
 
 def record(connection: Connection, told: Sequence[Mapping[str, Any]], now: str) -> list[tuple[str, Any, Any]]:
-    """Write hosts' reports (as ``REPORT_SPEC``) and their heartbeats.
+    """Write hosts' reports (as :data:`REPORTS`) and their heartbeats.
 
     Returns each host with what was known of it (None for nothing) and what is now known. InvalidRequest says which
     setting of which host is wrong.

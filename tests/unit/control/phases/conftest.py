@@ -208,7 +208,7 @@ class Site:
     def record(self, *names: str, settings: dict[str, Any] | None = None, **changes: Any) -> None:
         """Compute hosts in the records, before any boot; ``settings`` are the inventory's for them."""
         self.hosts = list(names)
-        self.phase("compute_node", hosts=[{**self.report(name, **changes), **(settings or {})} for name in names])
+        self.phase("compute_node", reports=[{**self.report(name, **changes), **(settings or {})} for name in names])
 
     @staticmethod
     def server(name: str = "web", **changes: Any) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class Site:
         given: dict[str, dict[str, Any]] = {
             "instance": {"requests": requests},
             "stale": {"state": "stale", "names": self.hosts},
-            "compute_node": {"hosts": reports},
+            "compute_node": {"reports": reports},
             "schedule": {"instances": handle, "reports": reports},
             "building": {"state": "building", "task_state": "spawning", "instances": handle},
             "active": {"state": "active", "instances": handle, "max_attempts": options.get("max_attempts", 3)},
@@ -431,7 +431,7 @@ class _Play:
         stale = self.do("stale", "compute_node", {"state": "stale", "names": self.site.hosts})
         self.roll_back(begun)
         reports = [self.site.report(name) for name in stale["stale"]]
-        self.do("compute_node", "compute_node", {"hosts": reports})
+        self.do("compute_node", "compute_node", {"reports": reports})
         self.attempt(begun["instances"], reports)
         while self.undone.get("retrying") and self.undone["at"] > self.finish["at"]:
             self.attempt(self.undone["retry"], reports)

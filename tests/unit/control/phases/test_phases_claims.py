@@ -169,7 +169,7 @@ def test_a_report_that_says_the_same_changes_nothing(site: Site) -> None:
     site.record("kvm1", settings={"resources": {"CUSTOM_A": 1}, "traits": ["CUSTOM_B"]}, **NUMA, **devices(1))
     before = site.rows("compute_nodes")[0]
     report = {**site.report("kvm1", **NUMA, **devices(1)), "resources": {"CUSTOM_A": 1}, "traits": ["CUSTOM_B"]}
-    assert not site.phase("compute_node", hosts=[report])["changed"]
+    assert not site.phase("compute_node", reports=[report])["changed"]
     after = site.rows("compute_nodes")[0]
     assert after["generation"] == before["generation"]
     assert after["updated_at"] > before["updated_at"]

@@ -301,9 +301,9 @@ def test_a_host_that_is_not_heard_of_any_more_is_down(site: Any) -> None:
 @ANY_DATABASE
 def test_a_report_is_a_change_where_the_host_is_another(site: Any) -> None:
     site.record("kvm1")
-    same = {"hosts": [site.report("kvm1", disk_available_gb=3, running_domains=9)]}
+    same = {"reports": [site.report("kvm1", disk_available_gb=3, running_domains=9)]}
     assert not site.phase("compute_node", **same)["changed"]
-    more = site.phase("compute_node", hosts=[{**site.report("kvm1", vcpus=8), "cpu_allocation_ratio": 2}])
+    more = site.phase("compute_node", reports=[{**site.report("kvm1", vcpus=8), "cpu_allocation_ratio": 2}])
     assert more["changed"]
     assert '"vcpus": 8' in more["diff"][0]["after"]
     assert {row["resource_class"]: row["total"] for row in site.rows("inventories")}["VCPU"] == 8

@@ -114,7 +114,7 @@ def test_a_reader_lists_and_nothing_else(site: Any) -> None:
     refused = [
         ("instance", {"requests": [site.server("db")]}),
         ("instance", {"state": "deleting", "names": ["web"]}),
-        ("compute_node", {"hosts": [site.report("kvm9")]}),
+        ("compute_node", {"reports": [site.report("kvm9")]}),
         *((phase, {**options, "instances": [instance]}) for phase, options in HANDLE_PHASES),
     ]
     for check in (False, True):
