@@ -25,7 +25,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.re
     RequestSpec,
     ServerGroup,
     merged,
-    request_specs,
+    request_spec,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.site_rules import Rules
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, Instance
@@ -128,7 +128,7 @@ def request(told: Json) -> RequestSpec:
     """By way of the handle, as the schedule phase has it."""
     flavor = Flavor(id=told["flavor"]["name"], **told["flavor"])
     image = Image(name="image", url="", checksum="", **told["image"])
-    group = _group(told["group"])
+    group = _group(told["group"], told["servers"])
     zone = told["availability_zone"] or ""
     instances = [
         Instance(
@@ -142,11 +142,11 @@ def request(told: Json) -> RequestSpec:
             image=image,
             created_at="",
             availability_zone=f"{zone}:{told['forced_host']}" if told["forced_host"] else zone or None,
-            scheduler_hints={**told["hints"], **({"group": group.name} if group else {})},
+            scheduler_hints=told["hints"],
         )
         for number, uuid in enumerate(told["servers"], 1)
     ]
-    (spec,) = merged(request_specs(instances, [group] if group else []))
+    (spec,) = merged(request_spec(instance, group) for instance in instances)
     return dataclasses.replace(
         spec,
         ignore_hosts=tuple(told["ignore_hosts"]),
@@ -155,7 +155,7 @@ def request(told: Json) -> RequestSpec:
     )
 
 
-def _group(told: Json | None) -> ServerGroup | None:
+def _group(told: Json | None, servers: list[str]) -> ServerGroup | None:
     if told is None:
         return None
     return ServerGroup(
@@ -163,7 +163,7 @@ def _group(told: Json | None) -> ServerGroup | None:
         name=told["name"],
         policy=told["policy"],
         max_server_per_host=told["max_server_per_host"] or 1,
-        members=frozenset(told["members"]),
+        members=frozenset((*told["members"], *servers)),
     )
 
 

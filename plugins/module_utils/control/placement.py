@@ -171,10 +171,10 @@ def request_specs(
     for instance in handle:  # of one that is only asked about the records do not know
         if instance.server_group:
             members[instance.server_group.uuid] |= {instance.uuid}
-    named = [
-        ServerGroup(group.uuid, group.name, group.policy, group.max_server_per_host or 1, members[group.uuid])
-        for group in groups.values()
-    ]
+    whole = {
+        uuid: ServerGroup(uuid, group.name, group.policy, group.max_server_per_host or 1, members[uuid])
+        for uuid, group in groups.items()
+    }
     aliases = pci.aliases_of(options.pci_alias)
     left: dict[str, dict[str, str]] = {}
     for item in residues.of(connection, [instance.uuid for instance in handle]):
@@ -182,7 +182,8 @@ def request_specs(
     specs, wrong = [], {}
     for instance in _resolved(connection, handle):
         try:
-            (spec,) = request.request_specs([instance], named, aliases)
+            group = whole[instance.server_group.uuid] if instance.server_group else None
+            spec = request.request_spec(instance, group, aliases)
         except InvalidRequest as error:
             wrong[instance.uuid] = str(error)
         else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ class ServerGroup:
 
 @dataclass(frozen=True)
 class RequestSpec:
-    """The request of one server or of several that ask for the same. :func:`request_specs` makes them from the handle.
+    """The request of one server or of several that ask for the same. :func:`request_spec` makes it from the handle.
 
     A rule gets it with one server at a time: ``spec.instance_uuid``.
     """
@@ -89,29 +89,6 @@ class RequestSpec:
         return self.instance_uuids[0]
 
 
-def request_specs(
-    instances: Sequence[Instance], groups: Iterable[ServerGroup] = (), aliases: Mapping[str, PciAlias] | None = None
-) -> list[RequestSpec]:
-    """The requests of the servers in the handle, one each; :func:`merged` makes one of those that ask for the same.
-
-    ``groups`` are the server groups there are: the hint ``group`` names one, whose members the handle's servers become.
-    ``aliases`` are pci.aliases_of the option ``pci_alias``. InvalidRequest where a server's availability_zone, flavor
-    or image cannot be read, or where there is no such group. Hints that start with ``_nova`` are Nova's own and are
-    dropped, as its API does. Volumes are for the caller, who knows where they lie.
-    """
-    known = {name: group for group in groups for name in (group.name, group.uuid)}
-    named = {instance.uuid: _group(instance, known) for instance in instances}
-    members: dict[str, set[str]] = {}
-    for uuid, group in named.items():
-        if group:
-            members.setdefault(group.uuid, set(group.members)).add(uuid)
-    whole = {uuid: frozenset(uuids) for uuid, uuids in members.items()}
-    return [
-        _request_spec(instance, group and dataclasses.replace(group, members=whole[group.uuid]), aliases or {})
-        for instance, group in ((instance, named[instance.uuid]) for instance in instances)
-    ]
-
-
 def check(flavor: Flavor, image: Image) -> None:
     """InvalidRequest where what flavor and image say cannot be read, whatever hosts there are."""
     resources(flavor, image, numa.request_of(flavor, image))
@@ -130,7 +107,15 @@ def merged(specs: Iterable[RequestSpec]) -> list[RequestSpec]:
     ]
 
 
-def _request_spec(instance: Instance, group: ServerGroup | None, aliases: Mapping[str, PciAlias]) -> RequestSpec:
+def request_spec(
+    instance: Instance, group: ServerGroup | None = None, aliases: Mapping[str, PciAlias] | None = None
+) -> RequestSpec:
+    """What a server of the handle asks for; :func:`merged` makes one of those that ask for the same.
+
+    ``group`` is the one that it is in, with all its members. ``aliases`` are pci.aliases_of the option ``pci_alias``.
+    InvalidRequest where its availability_zone, flavor or image cannot be read. Hints that start with ``_nova`` are
+    Nova's own and are dropped, as its API does. Volumes are for the caller, who knows where they lie.
+    """
     zone, forced_host = parse_availability_zone(instance.availability_zone)
     flavor, image = instance.flavor, instance.image
     cells = numa.request_of(flavor, image)
@@ -149,21 +134,8 @@ def _request_spec(instance: Instance, group: ServerGroup | None, aliases: Mappin
         tried={str(fault.host): str(fault) for fault in instance.attempts},
         forced_host=forced_host,
         numa=cells,
-        pci_requests=pci.request_of(flavor, aliases, image),
+        pci_requests=pci.request_of(flavor, aliases or {}, image),
     )
-
-
-def _group(instance: Instance, known: Mapping[str, ServerGroup]) -> ServerGroup | None:
-    hint = instance.scheduler_hints.get("group")
-    if not hint:
-        return None
-    name = str((hint.get("uuid") or hint.get("name")) if isinstance(hint, Mapping) else hint)
-    if name not in known:
-        there = ", ".join(sorted({group.name for group in known.values()})) or "none"
-        raise InvalidRequest(
-            f"server {instance.name}: scheduler_hints: there is no server group {name}; there are {there}"
-        )
-    return known[name]
 
 
 def resources(flavor: Flavor, image: Image, cells: InstanceNUMATopology | None = None) -> dict[str, int]:

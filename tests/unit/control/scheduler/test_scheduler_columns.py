@@ -18,7 +18,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.co
     integers,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.pci import pools_of
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import request_specs
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import request_spec
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Flavor, Image, Instance
 from ansible_collections.barestack.kvm.plugins.module_utils.model.numa import NUMACell, NUMATopology
@@ -187,7 +187,7 @@ def test_a_server_takes_its_cells_and_its_devices():
     row = roomy("a", numa=NUMATopology((cell,)), pci=pools_of(devices))
     flavor = Flavor("1", "f", 2, 1024, 1, extra_specs={"hw:cpu_policy": "dedicated"})
     instance = Instance(*(1, "u", "n", "n", "p", "w", flavor, Image("i", "d", "/i", "sha256:0", "qcow2"), ""))
-    [request] = request_specs([instance])
+    request = request_spec(instance)
     hosts = Hosts.of([row])
     copy = hosts.copy()
     assert (copy.pci_free.tolist(), hosts.pci_free.tolist()) == ([2], [2])

@@ -12,7 +12,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.re
     ServerGroup,
     merged,
     parse_availability_zone,
-    request_specs,
+    request_spec,
     resources,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
@@ -76,20 +76,18 @@ def test_request_spec_of_an_instance():
     hints = {"different_host": "x", "_nova_check_type": ["rebuild"]}
     attempts = (Fault("disk", "kvm01", "no space left"), Fault("domain", "kvm03", "libvirt is gone"))
     instance = server(availability_zone="az1:kvm02", scheduler_hints=hints, attempts=attempts)
-    assert request_specs([instance]) == [
-        RequestSpec(
-            instance_uuids=("u",),
-            flavor=FLAVOR,
-            image=IMAGE,
-            project_id="p",
-            user_id="w",
-            availability_zone="az1",
-            scheduler_hints={"different_host": "x"},
-            resources={"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20},
-            tried={"kvm01": "disk on kvm01: no space left", "kvm03": "domain on kvm03: libvirt is gone"},
-            forced_host="kvm02",
-        )
-    ]
+    assert request_spec(instance) == RequestSpec(
+        instance_uuids=("u",),
+        flavor=FLAVOR,
+        image=IMAGE,
+        project_id="p",
+        user_id="w",
+        availability_zone="az1",
+        scheduler_hints={"different_host": "x"},
+        resources={"VCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20},
+        tried={"kvm01": "disk on kvm01: no space left", "kvm03": "domain on kvm03: libvirt is gone"},
+        forced_host="kvm02",
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +111,7 @@ def test_request_spec_of_an_instance():
     ],
 )
 def test_extra_specs_ask_for_resources(extra_specs, expected):
-    [request] = request_specs([server(flavor=flavored(**extra_specs))])
+    request = request_spec(server(flavor=flavored(**extra_specs)))
     assert request.resources == (expected or {"VCPU": 2, "MEMORY_MB": 2048, "CUSTOM_A": 3})
 
 
@@ -128,18 +126,18 @@ def test_extra_specs_ask_for_resources(extra_specs, expected):
 )
 def test_extra_specs_that_cannot_be_read(extra_specs, message):
     with pytest.raises(InvalidRequest, match=message):
-        request_specs([server(flavor=flavored(**extra_specs))])
+        request_spec(server(flavor=flavored(**extra_specs)))
 
 
 def test_traits_of_flavor_and_image():
     image = dataclasses.replace(IMAGE, properties={"trait:HW_GPU": "required", "os_distro": "debian"})
     flavor = flavored(trait__CUSTOM_A="required", trait__CUSTOM_B="forbidden", trait1__CUSTOM_C="required")
-    [request] = request_specs([server(flavor=flavor, image=image)])
+    request = request_spec(server(flavor=flavor, image=image))
     assert request.required_traits == {"HW_GPU", "CUSTOM_A", "CUSTOM_C"}
     assert request.forbidden_traits == {"CUSTOM_B"}
     wrong = dataclasses.replace(IMAGE, properties={"trait:HW_GPU": "forbidden"})
     with pytest.raises(InvalidRequest, match="image debian: trait:HW_GPU=forbidden: .* its value required"):
-        request_specs([server(image=wrong)])
+        request_spec(server(image=wrong))
 
 
 @pytest.mark.parametrize(
@@ -152,43 +150,29 @@ def test_traits_of_flavor_and_image():
 )
 def test_the_thread_policy_is_a_trait_of_hosts(policy, required, forbidden):
     flavor = flavored(hw__cpu_policy="dedicated", hw__cpu_thread_policy=policy)
-    [request] = request_specs([server(flavor=flavor)])
+    request = request_spec(server(flavor=flavor))
     assert (request.required_traits, request.forbidden_traits) == (required, forbidden)
 
 
 def test_cpus_of_its_own_by_the_image_stand_beside_amounts_of_the_flavor():
     image = dataclasses.replace(IMAGE, properties={"hw_cpu_policy": "dedicated"})
-    [request] = request_specs([server(flavor=flavored(resources__VCPU="0"), image=image)])
+    request = request_spec(server(flavor=flavored(resources__VCPU="0"), image=image))
     assert request.resources == {"PCPU": 2, "MEMORY_MB": 2048, "DISK_GB": 20}
 
 
-GROUP = ServerGroup("g-1", "web", "anti-affinity", members=frozenset(["old"]))
+GROUP = ServerGroup("g-1", "web", "anti-affinity", members=frozenset(["old", "1", "2"]))
 
 
-@pytest.mark.parametrize("hint", ["web", "g-1", {"name": "web"}, {"uuid": "g-1", "name": "other"}])
-def test_the_servers_of_the_handle_are_members_of_their_group(hint):
-    first, second, other = request_specs(
-        [server("1", scheduler_hints={"group": hint}), server("2", scheduler_hints={"group": hint}), server("3")],
-        [GROUP],
-    )
-    assert first.group == second.group == dataclasses.replace(GROUP, members=frozenset(["old", "1", "2"]))
-    assert other.group is None
-
-
-def test_a_group_that_there_is_not():
-    with pytest.raises(
-        InvalidRequest, match="server name-u: scheduler_hints: there is no server group db; there are web"
-    ):
-        request_specs([server(scheduler_hints={"group": "db"})], [GROUP])
-    with pytest.raises(InvalidRequest, match="there is no server group db; there are none"):
-        request_specs([server(scheduler_hints={"group": "db"})])
+def test_a_server_comes_with_its_group():
+    assert request_spec(server("1"), GROUP).group == GROUP
+    assert request_spec(server("3")).group is None
 
 
 def test_requests_for_the_same_are_one():
     small = server("3", flavor=dataclasses.replace(FLAVOR, ram=1024))
-    hint = {"scheduler_hints": {"group": "web"}}
-    servers = [server("1"), server("2", **hint), small, server("4"), server("5", **hint), server("6", attempts=())]
-    specs = request_specs(servers, [GROUP])
+    asked = [("1", None), ("2", GROUP), ("4", None), ("5", GROUP), ("6", None)]
+    specs = [request_spec(server(uuid), group) for uuid, group in asked]
+    specs.insert(2, request_spec(small))
     assert [spec.instance_uuids for spec in merged(specs)] == [("1", "4", "6"), ("2", "5"), ("3",)]
     assert [spec.instance_uuid for spec in merged(specs)] == ["1", "2", "3"]
     assert merged(merged(specs)) == merged(specs)
