@@ -173,18 +173,18 @@ class _Holder:
     def hold(self, command: Sequence[bytes | str]) -> None:
         """Until ansible-playbook, the SSH client or a worker in the middle of a phase has ended."""
         with tempfile.TemporaryFile() as errors, _Client(command, errors) as client:
-            try:
-                ready = self._greeted(client)
-                while self._wait_for(self._listener.fileno(), client.ended if ready else None):
-                    worker, _ = self._listener.accept()
-                    with worker:
-                        done = self._lend(worker, client) if ready else b""
-                        if done == b"?":
-                            self._explain(worker, client, errors)
-                        if done != b"1":
-                            return
-            finally:
-                self._place.clear()
+            ready = self._greeted(client)
+            while self._wait_for(self._listener.fileno(), client.ended if ready else None):
+                worker, _ = self._listener.accept()
+                with worker:
+                    done = self._lend(worker, client) if ready else b""
+                    if done == b"1":
+                        continue
+                    self._place.clear()  # before the worker hears of the end: what is asked next begins another session
+                    if done == b"?":
+                        self._explain(worker, client, errors)
+                    return
+            self._place.clear()
 
     def _greeted(self, client: _Client) -> bool:
         """Send the code and wait for the greeting; what a login prints before it is passed over."""
