@@ -14,6 +14,7 @@ for all its hosts are not meant for them, and a module's archive would lack the 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import importlib.util
 import os
@@ -45,12 +46,13 @@ _Execute = Callable[[type[Phase], dict[str, Any], dict[str, str]], "dict[str, An
 
 # Ansible loads this file before it forks a worker for each task: what is imported here is imported once, not in every
 # worker again. A site whose hosts are all remote need not have the hosts' libraries.
+gc.disable()
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's library would start threads, which a fork has to stop
 for _phase in ("token", "compute_node", "instance", "schedule", "port", "volume"):
     importlib.import_module(f"{_COLLECTION}.modules.{_phase}")
 importlib.import_module("cryptography.fernet")
 _HAS_HOST_LIBRARIES = all(importlib.util.find_spec(_name) for _name in ("libvirt", "pyroute2"))
 if _HAS_HOST_LIBRARIES:
-    importlib.import_module("pyroute2")
     for _phase in (
         "network",
         "dhcp",
@@ -63,6 +65,8 @@ if _HAS_HOST_LIBRARIES:
         "vif",
     ):
         importlib.import_module(f"{_COLLECTION}.modules.{_phase}")
+gc.freeze()  # what stays for good is not looked through again: not by the workers, which would copy it, nor at the end
+gc.enable()
 
 
 class ActionModule(ActionBase):

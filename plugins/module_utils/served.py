@@ -8,6 +8,7 @@ its own, a fork of this one: what it leaves open is gone with it, and what was i
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -41,7 +42,10 @@ def serve() -> None:
 
 def _in_a_fork(request: Dict[str, Any]) -> Optional[bytes]:
     """The phase's answer; None where the connection ended meanwhile."""
+    gc.disable()
     importlib.import_module(f"{_MODULES}.{request['phase']}")  # for this fork and for those to come
+    gc.freeze()  # or each fork would look through it, and so copy it
+    gc.enable()
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

@@ -2,7 +2,6 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """Links, addresses, network namespaces and link events: the only importer of pyroute2.
 
-pyroute2 is imported by the first socket, not by this file: a phase that opens none does not pay for it (0.2 s).
 A socket belongs to the network namespace of the thread that opened it.
 """
 
@@ -23,6 +22,11 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, T
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host import system
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import HostError
+
+try:
+    import pyroute2
+except ImportError:  # Netlink() says so, in words
+    pyroute2 = None
 
 T = TypeVar("T")
 
@@ -54,10 +58,8 @@ class Netlink:
     """A route socket of the current network namespace. Close it, or use it in ``with``."""
 
     def __init__(self) -> None:
-        try:
-            import pyroute2
-        except ImportError:
-            raise HostError("python3-pyroute2 is not installed here: run playbooks/prepare_hosts.yml") from None
+        if pyroute2 is None:
+            raise HostError("python3-pyroute2 is not installed here: run playbooks/prepare_hosts.yml")
         self._socket = pyroute2.IPRoute()
         self._error: Type[Exception] = pyroute2.NetlinkError
 
