@@ -2,13 +2,14 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """The same servers without us: overlays by qemu-img, domains by raw libvirt calls, two threads. The yardstick.
 
-    raw.py save|bridges|start|resume|up|down DIRECTORY
+    raw.py save|bridges|up|start|resume|down DIRECTORY
 
 ``save`` puts into DIRECTORY what the others need of the servers named bench-* that barestack.kvm booted on this host:
 for each one ``<uuid>.xml`` (its domain), ``<uuid>.iso`` (its config drive) and in ``overlays.json`` its disks (path,
-backing file, its format, size in bytes). ``bridges`` makes the domains' bridges; ``down`` removes all again. ``up`` is
-``start``, then ``resume``: a guest that boots takes the CPU from those that are still to start. Prints nothing; the
-wall time is measured from outside, start of Python and imports included, as ours is.
+backing file, its format, size in bytes). ``bridges`` makes the domains' bridges; ``up`` makes the disks, defines and
+starts; ``down`` removes all again. ``start`` starts with stopped CPUs, for ``resume`` later: barestack.kvm's order, in
+which no guest that boots takes the CPU from those that are still to start. Prints nothing; the wall time is measured
+from outside, start of Python and imports included, as ours is.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def make_bridges(directory: Path) -> None:
         subprocess.run(["ip", "link", "set", bridge, "up"], check=True)
 
 
-def start(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
+def define(connection: libvirt.virConnect, directory: Path, uuid: str) -> libvirt.virDomain:
     for disk in json.loads((directory / "overlays.json").read_text())[uuid]:
         os.makedirs(os.path.dirname(disk["path"]), exist_ok=True)
         if disk["iso"]:
@@ -77,7 +78,19 @@ def start(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
         subprocess.run(
             ["qemu-img", "create", "-q", "-f", "qcow2", *backing, disk["path"], str(disk["size"])], check=True
         )
-    connection.defineXML((directory / f"{uuid}.xml").read_text()).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    return connection.defineXML((directory / f"{uuid}.xml").read_text())
+
+
+def up(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
+    define(connection, directory, uuid).create()
+
+
+def start(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
+    define(connection, directory, uuid).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+
+
+def resume(connection: libvirt.virConnect, _directory: Path, uuid: str) -> None:
+    connection.lookupByUUIDString(uuid).resume()
 
 
 def down(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
@@ -94,11 +107,7 @@ def down(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
             os.rmdir(parent)
 
 
-def resume(connection: libvirt.virConnect, _directory: Path, uuid: str) -> None:
-    connection.lookupByUUIDString(uuid).resume()
-
-
-ACTS = {"start": [start], "resume": [resume], "up": [start, resume], "down": [down]}
+ACTS = {"up": up, "start": start, "resume": resume, "down": down}
 
 
 def main() -> None:
@@ -109,8 +118,7 @@ def main() -> None:
     connection = libvirt.open("qemu:///system")
     uuids = sorted(path.stem for path in directory.glob("*.xml"))
     with ThreadPoolExecutor(2) as pool:
-        for act in ACTS[sys.argv[1]]:
-            list(pool.map(functools.partial(act, connection, directory), uuids))
+        list(pool.map(functools.partial(ACTS[sys.argv[1]], connection, directory), uuids))
     if sys.argv[1] == "down":
         for bridge in bridges(directory):
             subprocess.run(["ip", "link", "del", bridge], check=True)

@@ -114,8 +114,9 @@ class ActionModule(ActionBase):
         environment: dict[str, str] = {}
         self._compute_environment_string(environment)
         answer = execute(phase, validated.validated_parameters, environment)
-        masked: dict[str, Any] | None = answer and remove_values(answer, validated._no_log_values)
-        return masked
+        if answer and validated._no_log_values:
+            answer = remove_values(answer, validated._no_log_values)
+        return answer
 
     def _execute_here(self, phase: type[Phase], params: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
         os.environ.update(environment)  # the task's own, and so is this worker
