@@ -106,7 +106,7 @@ def delete(count: int, arguments: list[str]) -> Run:
 
 
 def clear(count: int) -> None:
-    """After a round that did not end: its servers, whoever made them."""
+    """A round's servers, whoever made them."""
     for act in (lambda: raw("down"), lambda: delete(count, [])):
         with contextlib.suppress(SystemExit):  # there are none
             act()
@@ -123,16 +123,19 @@ def clean() -> None:
 def round_of(count: int, arguments: list[str]) -> dict[str, float]:
     server = {"name": "bench", "flavor": "m1.nano", "image": "blank", "network": "bench", "count": count}
     request = {"instances": [server], **SITE}
-    boot = play(INVENTORY, "boot_instance.yml", request, *arguments)
-    settle()
-    rerun = play(INVENTORY, "boot_instance.yml", request, *arguments)
-    raw("save")
-    deleted = delete(count, arguments)
-    raw("bridges")
-    yardstick = raw("start") + raw("resume")  # as ours: no guest runs before all hosts have started theirs
-    settle()
-    raw("down")
-    on_all("rm", "-rf", SAVED)
+    with contextlib.ExitStack() as unless_ended:
+        unless_ended.callback(clear, count)
+        boot = play(INVENTORY, "boot_instance.yml", request, *arguments)
+        settle()
+        rerun = play(INVENTORY, "boot_instance.yml", request, *arguments)
+        raw("save")
+        deleted = delete(count, arguments)
+        raw("bridges")
+        yardstick = raw("start") + raw("resume")  # as ours: no guest runs before all hosts have started theirs
+        settle()
+        raw("down")
+        on_all("rm", "-rf", SAVED)
+        unless_ended.pop_all()
     return {
         "boot": boot.seconds,
         "rerun": rerun.seconds,
@@ -163,17 +166,13 @@ def main() -> None:
     print(f"{machine()}, {options.rounds} rounds, medians\n")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     rounds: list[dict[str, float]] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(clean)
         round_of(3, arguments)  # warms the image caches, libvirt's capabilities, the bytecode
         for _ in range(options.rounds):
             rounds.append(round_of(options.servers, arguments))
             took = rounds[-1]
             print(f"boot {took['boot']:.1f} s, raw {took['raw']:.1f} s; {machine()}", flush=True)
-    except BaseException:
-        clear(options.servers)
-        raise
-    finally:
-        clean()
     middle = {key: statistics.median(item.get(key, 0) for item in rounds) for key in rounds[0]}
     ratios = sorted(item["boot"] / item["raw"] for item in rounds)
     ratio = middle["boot"] / middle["raw"]

@@ -12,8 +12,8 @@ short_description: The record of a server, from its request to its end
 version_added: 0.1.0
 description:
   - Does what nova-api and nova-conductor do with an instance's record.
-  - With I(state=present) a request is checked as a whole before anything is written, then each server's record is made
-    (or found) and the handle that the next phases take is returned.
+  - With I(state=present) the request and the scheduler's options and rules are checked as a whole before anything is written,
+    then each server's record is made (or found) and the handle that the next phases take is returned.
   - With I(state=building) the task state is set and the events of the phases so far are written.
   - With I(state=active) servers that every phase carried out become ACTIVE, and a notification is sent. The others are
     given up here, to be rolled back.
@@ -75,6 +75,7 @@ options:
     type: str
     default: ""
 extends_documentation_fragment:
+  - barestack.kvm.decision.scheduler
   - barestack.kvm.control_phase
 attributes:
   check_mode:
@@ -145,6 +146,7 @@ missing:
   elements: str
 """
 
+from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, notify
@@ -159,6 +161,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records impo
     volumes,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.request import Requested, parse
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import SCHEDULER_SPEC
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import parse_availability_zone
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Fault,
@@ -201,6 +204,7 @@ class InstanceRecord(LeasingPhase):
         },
         "notification_file": {"type": "path", "default": "/var/lib/barestack/control/notifications.jsonl"},
         "notification_url": {"type": "str", "default": ""},
+        **SCHEDULER_SPEC,
     }
 
     def work(self, connection: Connection) -> dict[str, Any]:
@@ -218,6 +222,7 @@ class InstanceRecord(LeasingPhase):
         return {"warnings": warnings} if warnings else {}
 
     def _present(self, connection: Connection) -> dict[str, Any]:
+        self._check_scheduler()
         catalog = Catalog.load(self.params["catalog"])
         requested = parse(self.params["requests"], catalog, self.identity)
         rows = instances.in_project(connection, self.identity.project_id, [server.name for server in requested])
@@ -250,6 +255,15 @@ class InstanceRecord(LeasingPhase):
             handle.append(instance.with_(wait_for=server.wait_for))
         left = residues.of(connection, [instance.uuid for instance in handle if instance.uuid not in busy])
         return {"instances": to_wire(handle), **_to_undo(left)}
+
+    def _check_scheduler(self) -> None:
+        """Refuse here, where nothing is written yet, what ``schedule`` would refuse."""
+        rules = self.params["scheduler_rules_path"]
+        if self.params["scheduler"] or (rules and any(Path(rules).glob("*.py"))):
+            # Only here: a site that sets nothing need not wait for the rules' import.
+            from ansible_collections.barestack.kvm.plugins.module_utils.control import placement
+
+            placement.check(self.params)
 
     def _create(self, connection: Connection, catalog: Catalog, requested: Sequence[Requested]) -> dict[str, Instance]:
         """Name to server, of those that there were none of: with their leases."""
