@@ -107,7 +107,7 @@ def delete(count: int, arguments: list[str]) -> Run:
 
 
 def clear(count: int) -> None:
-    """After a round that did not end: its servers, whoever made them."""
+    """A round's servers, whoever made them."""
     for act in (lambda: raw("down"), lambda: delete(count, [])):
         with contextlib.suppress(SystemExit):  # there are none
             act()
@@ -124,20 +124,23 @@ def clean() -> None:
 def round_of(count: int, arguments: list[str]) -> dict[str, float]:
     server = {"name": "bench", "flavor": "m1.nano", "image": "blank", "network": "bench", "count": count}
     request = {"instances": [server], **SITE}
-    boot = play(INVENTORY, "boot_instance.yml", request, *arguments)
-    settle()
-    rerun = play(INVENTORY, "boot_instance.yml", request, *arguments)
-    raw("save")
-    deleted = delete(count, arguments)
-    raw("bridges")
-    yardstick = raw("up")
-    settle()
-    raw("down")
-    raw("bridges")
-    in_our_order = raw("start") + raw("resume")  # no guest runs before all hosts have started theirs
-    settle()
-    raw("down")
-    on_all("rm", "-rf", SAVED)
+    with contextlib.ExitStack() as unless_ended:
+        unless_ended.callback(clear, count)
+        boot = play(INVENTORY, "boot_instance.yml", request, *arguments)
+        settle()
+        rerun = play(INVENTORY, "boot_instance.yml", request, *arguments)
+        raw("save")
+        deleted = delete(count, arguments)
+        raw("bridges")
+        yardstick = raw("up")
+        settle()
+        raw("down")
+        raw("bridges")
+        in_our_order = raw("start") + raw("resume")  # no guest runs before all hosts have started theirs
+        settle()
+        raw("down")
+        on_all("rm", "-rf", SAVED)
+        unless_ended.pop_all()
     return {
         "boot": boot.seconds,
         "rerun": rerun.seconds,
@@ -169,7 +172,8 @@ def main() -> None:
     print(f"{machine()}, {options.rounds} rounds, medians\n")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     rounds: list[dict[str, float]] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(clean)
         round_of(3, arguments)  # warms the image caches, libvirt's capabilities, the bytecode
         for _ in range(options.rounds):
             rounds.append(round_of(options.servers, arguments))
@@ -178,11 +182,6 @@ def main() -> None:
                 f"boot {took['boot']:.1f} s, raw {took['raw']:.1f} s, ordered {took['ordered']:.1f} s; {machine()}",
                 flush=True,
             )
-    except BaseException:
-        clear(options.servers)
-        raise
-    finally:
-        clean()
     middle = {key: statistics.median(item.get(key, 0) for item in rounds) for key in rounds[0]}
     print()
     print("| | barestack.kvm | raw libvirt | ratio | goal |")

@@ -48,47 +48,40 @@ host_uuid = "{identity}"
 class Host:
     """A libvirtd without any driver but the test driver, which is part of its library."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
         self.uri = f"test+unix:///default?socket={directory}/libvirt-sock"
-        self._pid = directory / "pid"
+        pid = directory / "pid"
         (directory / "drivers").mkdir(parents=True)
         config = directory / "libvirtd.conf"
         config.write_text(DAEMON.format(directory=directory, identity=uuid.uuid4()))
         subprocess.run(
-            ["libvirtd", "--daemon", "--config", config, "--pid-file", self._pid],
+            ["libvirtd", "--daemon", "--config", config, "--pid-file", pid],
             env={**os.environ, "LIBVIRT_DRIVER_DIR": str(directory / "drivers")},
             check=True,
         )
+        stack.callback(lambda: os.kill(int(pid.read_text()), signal.SIGTERM))
         self._holder = libvirt.open(self.uri)  # the test driver forgets its domains with its last client
+        stack.enter_context(contextlib.closing(self._holder))
 
     def running(self) -> int:
         """Without the domain that the test driver comes with."""
         return int(self._holder.numOfDomains()) - 1
 
-    def stop(self) -> None:
-        with contextlib.suppress(libvirt.libvirtError):
-            self._holder.close()
-        os.kill(int(self._pid.read_text()), signal.SIGTERM)
-
 
 class Site:
-    """An inventory with so many hosts, and records of its own."""
+    """An inventory with so many hosts, which end with the stack, and records of its own."""
 
-    def __init__(self, directory: Path, hosts: int, records_url: str) -> None:
+    def __init__(self, directory: Path, hosts: int, records_url: str, stack: contextlib.ExitStack) -> None:
         self.inventory = directory / "inventory"
         self.hosts: dict[str, Host] = {}
         (self.inventory / "group_vars" / "all").mkdir(parents=True)
         (directory / "control").mkdir()
         (directory / "blank.raw").write_bytes(bytes(1 << 20))
         declared = {}
-        try:
-            for number in range(1, hosts + 1):
-                name = f"host{number:03}"
-                self.hosts[name] = Host(directory / name)
-                declared[name] = {"libvirt_uri": self.hosts[name].uri, **_paths(directory / name)}
-        except BaseException:
-            self.stop()
-            raise
+        for number in range(1, hosts + 1):
+            name = f"host{number:03}"
+            self.hosts[name] = Host(directory / name, stack)
+            declared[name] = {"libvirt_uri": self.hosts[name].uri, **_paths(directory / name)}
         local = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
         groups = {
             "all": {"hosts": {"localhost": local}},
@@ -99,10 +92,6 @@ class Site:
 
     def play(self, playbook: str, variables: dict[str, Any], *arguments: str) -> Run:
         return play(self.inventory, playbook, variables, *arguments, environment={"PYTHONPATH": str(STAND_IN)})
-
-    def stop(self) -> None:
-        for host in self.hosts.values():
-            host.stop()
 
 
 def _paths(directory: Path) -> dict[str, str]:
@@ -161,8 +150,7 @@ def measure(servers: int, kind: str, arguments: list[str]) -> dict[str, Run]:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="barestack-bench-", dir="/var/tmp")))
         directory.chmod(0o755)
-        site = Site(directory, count, stack.enter_context(records(kind, directory)))
-        stack.callback(site.stop)
+        site = Site(directory, count, stack.enter_context(records(kind, directory)), stack)
         request = {
             "instances": [{"name": "bench", "flavor": "m1.nano", "image": "blank", "nics": "none", "count": servers}]
         }

@@ -3,17 +3,7 @@
 
 from __future__ import annotations
 
-
-class ModuleDocFragment:
-    """What phases that choose hosts take."""
-
-    DOCUMENTATION = r"""
-options:
-  service_down_time:
-    description: Seconds without a heartbeat after which a host counts as down.
-    type: float
-    default: 600
-  scheduler:
+_SCHEDULER = r"""  scheduler:
     description:
       - The scheduler's options under Nova's names, such as C(enabled_filters), C(weight_classes), C(host_subset_size),
         C(ram_weight_multiplier), C(pci_alias); see C(docs/scheduler.md). What is not given is Nova's default.
@@ -23,3 +13,20 @@ options:
     description: A directory with the site's own filters and weighers, one Python file each or several. There need not be any.
     type: path
 """
+
+
+class ModuleDocFragment:
+    """What phases that choose hosts take."""
+
+    DOCUMENTATION = (
+        r"""
+options:
+  service_down_time:
+    description: Seconds without a heartbeat after which a host counts as down.
+    type: float
+    default: 600
+"""
+        + _SCHEDULER
+    )
+
+    SCHEDULER = "options:\n" + _SCHEDULER

@@ -12,8 +12,8 @@ short_description: The record of a server, from its request to its end
 version_added: 0.1.0
 description:
   - Does what nova-api and nova-conductor do with an instance's record.
-  - With I(state=present) a request is checked as a whole before anything is written, then each server's record is made
-    (or found) and the handle that the next phases take is returned.
+  - With I(state=present) the request and the scheduler's options and rules are checked as a whole before anything is written,
+    then each server's record is made (or found) and the handle that the next phases take is returned.
   - With I(state=building) the task state is set and the events of the phases so far are written.
   - With I(state=active) servers that every phase carried out become ACTIVE, and a notification is sent. The others are
     given up here, to be rolled back.
@@ -75,6 +75,7 @@ options:
     type: str
     default: ""
 extends_documentation_fragment:
+  - barestack.kvm.decision.scheduler
   - barestack.kvm.control_phase
 attributes:
   check_mode:
@@ -147,7 +148,7 @@ missing:
 
 from typing import Any, Callable, Sequence
 
-from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, notify
+from ansible_collections.barestack.kvm.plugins.module_utils.control import lifecycle, notify, placement
 from ansible_collections.barestack.kvm.plugins.module_utils.control.catalog import Catalog
 from ansible_collections.barestack.kvm.plugins.module_utils.control.leasing import LeasingPhase
 from ansible_collections.barestack.kvm.plugins.module_utils.control.phase import pretty, replaced
@@ -159,6 +160,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.records impo
     volumes,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.request import Requested, parse
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import SCHEDULER_SPEC
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import parse_availability_zone
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import (
     Fault,
@@ -201,6 +203,7 @@ class InstanceRecord(LeasingPhase):
         },
         "notification_file": {"type": "path", "default": "/var/lib/barestack/control/notifications.jsonl"},
         "notification_url": {"type": "str", "default": ""},
+        **SCHEDULER_SPEC,
     }
 
     def work(self, connection: Connection) -> dict[str, Any]:
@@ -218,6 +221,7 @@ class InstanceRecord(LeasingPhase):
         return {"warnings": warnings} if warnings else {}
 
     def _present(self, connection: Connection) -> dict[str, Any]:
+        placement.check(self.params)  # here, where nothing is written yet
         catalog = Catalog.load(self.params["catalog"])
         requested = parse(self.params["requests"], catalog, self.identity)
         rows = instances.in_project(connection, self.identity.project_id, [server.name for server in requested])

@@ -302,8 +302,10 @@ DIFFERENCES = [
         ours=["kvm1", "KVM2"],
     ),
     Difference(
-        "For dedicated CPUs Nova asks a second time, for VCPU, because of hosts from before there was PCPU. With "
-        "us every host tells its PCPU, and CPUs that are shared are not given away.",
+        "For dedicated CPUs Nova asks a second time, for VCPU, unless [workarounds]disable_fallback_pcpu_query is "
+        "set: so that hosts upgraded from before there was PCPU, with neither cpu_dedicated_set nor cpu_shared_set, "
+        "still pin servers. Those without a pin float over the same CPUs, and placement counts them at the ratio of "
+        "VCPU: they are nobody's own. We have no such hosts to carry along: CPUs of one's own are PCPU, claimed once.",
         None,
         _question(
             "decide",

@@ -40,7 +40,8 @@ def test_servers_that_must_be_apart_are(site: Site) -> None:
 
 def test_two_runs_at_once_keep_the_policy(site: Site) -> None:
     runs = [
-        site.starting(site.server(name, count=2, scheduler_hints=APART), max_attempts=1) for name in ("left", "right")
+        site.starting(site.server(name, count=2, scheduler_hints=APART), scheduler={"max_attempts": 1})
+        for name in ("left", "right")
     ]
     ended = [run.end() for run in runs]
     assert sorted(run.rc for run in ended) == [0, 2], "\n".join(run.output for run in ended)

@@ -28,7 +28,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.co
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.decision import Decision
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.loaded import columns
-from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import Options
+from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.options import SCHEDULER_SPEC, Options
 from ansible_collections.barestack.kvm.plugins.module_utils.control.scheduler.request import RequestSpec, ServerGroup
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Instance
@@ -40,10 +40,9 @@ _PLACES = ("same_host", "different_host")
 
 DECISION_SPEC: dict[str, Any] = {
     "service_down_time": {"type": "float", "default": 600},
-    "scheduler": {"type": "dict", "default": {}},
-    "scheduler_rules_path": {"type": "path"},
+    **SCHEDULER_SPEC,
 }
-"""What a phase that decides takes: ``scheduler`` is as :class:`Options`."""
+"""What a phase that decides takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +91,13 @@ def decide(
     hosts, generations = load(connection, catalog, specs, options, now, params["service_down_time"])
     rules = site_rules.load(params["scheduler_rules_path"])
     return Outcome(specs, pipeline.decide(hosts, specs, options, rules, complete), wrong, generations)
+
+
+def check(params: Mapping[str, Any]) -> None:
+    """InvalidRequest where an option or a rule of the site's is wrong. ``params`` as SCHEDULER_SPEC."""
+    options = options_of(params)
+    pipeline.check(options, site_rules.load(params["scheduler_rules_path"]))
+    pci.aliases_of(options.pci_alias)
 
 
 def options_of(params: Mapping[str, Any]) -> Options:

@@ -47,8 +47,7 @@ def decide(
     all the reasons where no host was found, and all of both with ``complete``. InvalidRequest where an option names no
     rule, or where a site's rule answers what it may not. A hint that cannot be read costs its own servers the host.
     """
-    _check_multipliers(options, rules)
-    filters, weighers = _filters(options, rules), _weighers(options, rules)
+    filters, weighers = _made(options, rules)
     state, random, left = hosts.copy(), Random(options.seed), _REASONS  # noqa: S311  no secret
     decisions: list[Decision] = []
     for spec in specs:
@@ -57,6 +56,11 @@ def decide(
             decisions.append(decision)
         left -= batch.written
     return decisions
+
+
+def check(options: Options, rules: Rules = RULES) -> None:
+    """InvalidRequest where an option names no rule, or a multiplier no weigher that takes it."""
+    _made(options, rules)
 
 
 class _Batch:
@@ -95,11 +99,11 @@ class _Batch:
     def _placed(self, spec: RequestSpec, rows: Rows, random: Random, complete: bool, last: bool) -> Decision:
         """The choice, and the claim on it."""
         options, names = self._options, self._hosts.names
-        shown = None if complete else max(SHOWN, options.max_attempts)
+        shown = None if complete else SHOWN
         self._ranking.rank(rows, max(shown, options.host_subset_size) if last and shown else None)
         order = self._ranking.choose(random, options.host_subset_size, options.shuffle_best_same_weighed_hosts, shown)
         row = int(order[0])
-        sieved = self._sieve.removed(spec, None if complete else SHOWN)
+        sieved = self._sieve.removed(spec, shown)
         ranked = self._ranking.ranked(order)
         # All that is told is of before the claim.
         packing = options.packing_host_numa_cells_allocation_strategy
@@ -115,6 +119,12 @@ class _Batch:
         self.written += len(self._hosts) if at_most is None else 0
         sieved = self._sieve.removed(spec, at_most)
         return Decision(spec.instance_uuid, None, (), self._hosts.names, 0, sieved, _NOTHING)
+
+
+def _made(options: Options, rules: Rules) -> tuple[list[Filter], list[Weigher]]:
+    """The rules that are on, in their order."""
+    _check_multipliers(options, rules)
+    return _filters(options, rules), _weighers(options, rules)
 
 
 def _filters(options: Options, rules: Rules) -> list[Filter]:

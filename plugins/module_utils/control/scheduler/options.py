@@ -18,7 +18,18 @@ from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import 
 
 _MULTIPLIER = "_weight_multiplier"
 
-_LEAST = {"max_attempts": 1, "host_subset_size": 1, "max_io_ops_per_host": 0, "max_instances_per_host": 1}
+_LIMITS: dict[str, tuple[int, int | None]] = {
+    "max_attempts": (1, 3),  # boot_instance.yml has the plays of three
+    "host_subset_size": (1, None),
+    "max_io_ops_per_host": (0, None),
+    "max_instances_per_host": (1, None),
+}
+
+SCHEDULER_SPEC: dict[str, Any] = {
+    "scheduler": {"type": "dict", "default": {}},
+    "scheduler_rules_path": {"type": "path"},
+}
+"""What a phase takes of a site's options, which are as :class:`Options`, and of its own rules."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Options:
     multipliers: Mapping[str, float] = field(default_factory=dict)
     """``ram_weight_multiplier`` and the like; an aggregate's metadata of the same name goes before."""
     max_attempts: int = 3
-    """Hosts tried for one server: the chosen one and up to ``max_attempts - 1`` alternates."""
+    """Hosts tried for one server, 1 to 3: the chosen one and up to ``max_attempts - 1`` alternates."""
     host_subset_size: int = 1
     """The host is chosen at random among so many of the best."""
     shuffle_best_same_weighed_hosts: bool = False
@@ -71,14 +82,14 @@ class Options:
         """The options of a site's mapping; ``*_weight_multiplier`` may stand among the others.
 
         InvalidRequest with the option, its value and what is allowed. Names of rules and multipliers are checked where
-        the rules are known (``decide.decide``).
+        the rules are known (``decide.check``).
         """
         types_of = typing.get_type_hints(cls)
-        multipliers = {name: value for name, value in values.items() if name.endswith(_MULTIPLIER)}
+        multipliers = {name: value for name, value in values.items() if str(name).endswith(_MULTIPLIER)}
         unknown = [name for name in values if name not in types_of and name not in multipliers]
         if unknown:
             known = ", ".join(sorted([*types_of, f"<weigher>{_MULTIPLIER}"]))
-            raise InvalidRequest(f"scheduler: there is no option {', '.join(unknown)}; there are {known}")
+            raise InvalidRequest(f"scheduler: there is no option {', '.join(map(str, unknown))}; there are {known}")
         given: dict[str, Any] = {}
         for name, value in values.items():
             if name not in multipliers:
@@ -87,9 +98,11 @@ class Options:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise InvalidRequest(f"scheduler: {name} is {getattr(self, name)}; {least} or more is allowed")
+        for name, (least, most) in _LIMITS.items():
+            value = getattr(self, name)
+            if value < least or (most is not None and value > most):
+                allowed = f"{least} or more" if most is None else f"{least} to {most}"
+                raise InvalidRequest(f"scheduler: {name} is {value}; {allowed} is allowed")
         for name, value in self.multipliers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise InvalidRequest(f"multipliers: {name} is {value!r}, which is not a number")
@@ -118,8 +131,7 @@ def _value(name: str, value: Any, kind: Any) -> Any:
     for item in allowed:
         origin = typing.get_origin(item) or item
         if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
-            inner = typing.get_args(item)[0]
-            if inner is not str or all(isinstance(part, str) for part in value):
+            if all(isinstance(part, _inner(item)) for part in value):
                 return tuple(value)
         elif origin is Mapping and isinstance(value, Mapping):
             return dict(value)
@@ -130,9 +142,15 @@ def _value(name: str, value: Any, kind: Any) -> Any:
     raise InvalidRequest(f"scheduler: {name} is {value!r}, which is not {_NAMES[_kind(allowed)]}")
 
 
+def _inner(kind: Any) -> Any:
+    """What a tuple is of."""
+    inner = typing.get_args(kind)[0]
+    return typing.get_origin(inner) or inner
+
+
 def _kind(allowed: Sequence[Any]) -> str:
     origin = typing.get_origin(allowed[0]) or allowed[0]
-    return str(origin.__name__)
+    return f"tuple of {_inner(allowed[0]).__name__}" if origin is tuple else str(origin.__name__)
 
 
 _NAMES = {
@@ -140,7 +158,8 @@ _NAMES = {
     "float": "a number",
     "bool": "true or false",
     "str": "text",
-    "tuple": "a list of names",
+    "tuple of str": "a list of names",
+    "tuple of Mapping": "a list of mappings",
     "Mapping": "a mapping",
 }
 

@@ -187,7 +187,7 @@ class Site:
         """One phase's result, by the way that Ansible's action goes: the argument spec, then ``execute``."""
         if name == "instance":
             options.setdefault("notification_file", str(self.notifications))
-        if name in ("schedule", "why"):
+        if name in ("schedule", "why") or (name == "instance" and options.get("state", "present") == "present"):
             options.setdefault("scheduler", self.scheduler)
         token = options.pop("token", None) or self.token(user, options.pop("project", ""), check)
         given = {"catalog": self.catalog, "keys_directory": self.keys, "records_url": self.records_url}
