@@ -134,7 +134,7 @@ def row(item: Measured) -> str:
 
 # The figure
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 760, 460, 70, 30, 60
+_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 800, 460, 70, 30, 60
 _COLOURS = {"Nova": ("#f4a582", "#d6604d", "#b2182b"), "barestack.kvm": ("#92c5de", "#4393c3", "#2166ac")}
 
 
@@ -143,7 +143,7 @@ def figure(found: Sequence[Measured]) -> str:
     hosts, servers = sorted({item.hosts for item in found}), sorted({item.servers for item in found})
     values = [value for item in found for value in (item.nova, item.ours)]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    right, floor = _WIDTH - 190, _HEIGHT - _BOTTOM
+    right, floor = _WIDTH - 230, _HEIGHT - _BOTTOM
     span = max(math.log10(hosts[-1] / hosts[0]), 1e-9)
 
     def across(number: int) -> float:
