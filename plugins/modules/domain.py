@@ -95,6 +95,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import ce
 from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.designer import HostOptions, design
 from ansible_collections.barestack.kvm.plugins.module_utils.host.guest.hypervisor import facts, resolve_virt_type
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
+from ansible_collections.barestack.kvm.plugins.module_utils.host.system import remove_file
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import (
     BarestackError,
@@ -245,10 +246,10 @@ class Domain(HostPhase):
                     self._remove_domain(hypervisor, instance)
         nvram = f"{driver.NVRAM_DIRECTORY}/{name}_VARS.fd"
         if hypervisor and os.path.exists(nvram) and not hypervisor.uuid_of(name):
-            self.effects.apply("domain.definition", nvram, lambda: _remove(nvram), before="UEFI variables")
+            self.effects.apply("domain.definition", nvram, lambda: remove_file(nvram), before="UEFI variables")
         log = self._paths.console_log(uuid)
         for path in sorted(glob.glob(f"{glob.escape(log)}*")):  # and what virtlogd rotated away
-            self.effects.apply("domain.console_log", path, functools.partial(_remove, path), before="console log")
+            self.effects.apply("domain.console_log", path, functools.partial(remove_file, path), before="console log")
         return instance.with_(power_state=PowerState.NOSTATE)
 
     def _remove_domain(self, hypervisor: driver.Hypervisor, instance: Instance) -> None:
@@ -263,11 +264,6 @@ class Domain(HostPhase):
 def _make_directory(directory: str) -> None:
     os.makedirs(directory, exist_ok=True)
     os.chmod(directory, 0o711)  # noqa: S103 - QEMU's user must get through, nobody needs to list
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # gone since we looked
-        os.unlink(path)
 
 
 PHASE = Domain

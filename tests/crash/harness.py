@@ -62,7 +62,7 @@ UNREACHED = {
     "dhcp.lease": "only a guest with an operating system takes one: molecule/default deletes such guests",
     "vif.plug": "only where a tap was taken out of its bridge: tests/unit/host/test_vif_phase.py",
     "network.uplink": "a flat network: tests/unit/host/test_network_phase.py",
-    "leftover.part": "the audit's repair: tests/integration/test_audit.py",
+    "leftover.part": "the audit's repair, and the undo of a build on a host that was lost: tests/lab/test_faults.py",
     "leftover.tap": "the audit's repair: tests/integration/test_audit.py",
 }
 """Effects that no scenario has, and where they are tried."""

@@ -22,12 +22,13 @@ from ansible_collections.barestack.kvm.plugins.module_utils.host.contents import
     processes_in,
 )
 from ansible_collections.barestack.kvm.plugins.module_utils.host.dhcp import Servers
-from ansible_collections.barestack.kvm.plugins.module_utils.host.disk import Disks, Qcow2
+from ansible_collections.barestack.kvm.plugins.module_utils.host.disk import Disks, Qcow2, discard
 from ansible_collections.barestack.kvm.plugins.module_utils.host.firewall import Firewall
 from ansible_collections.barestack.kvm.plugins.module_utils.host.guest import driver
 from ansible_collections.barestack.kvm.plugins.module_utils.host.netlink import Netlink
 from ansible_collections.barestack.kvm.plugins.module_utils.host.network import Bridges
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
+from ansible_collections.barestack.kvm.plugins.module_utils.host.system import remove_file
 from ansible_collections.barestack.kvm.plugins.module_utils.model.contents import LeftoverGuest, Leftovers
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import BarestackError, Conflict, NotFound
@@ -70,7 +71,7 @@ class Clearing:
             if self._hypervisor.digest(guest.uuid) is not None:  # Conflict where it is not ours
                 self._domain(guest)
         for path in sorted(glob.glob(f"{glob.escape(self._paths.console_log(guest.uuid))}*")):
-            self._effects.apply("domain.console_log", path, partial(_unlink, path), before="console log")
+            self._effects.apply("domain.console_log", path, partial(remove_file, path), before="console log")
         if guest.disks:
             Disks(self._paths, Qcow2(), self._effects).remove_directory(guest.uuid)
 
@@ -87,7 +88,7 @@ class Clearing:
         if not any(os.path.realpath(path) == path and path.startswith(f"{root}/") for root in roots):
             raise Conflict(f"{path} is not in a directory of ours: it is left alone")
         if is_abandoned(path):  # which only a temporary file is
-            self._effects.apply("leftover.part", path, partial(_unlink, path), before="temporary file")
+            discard(path, self._effects)
 
     def _wired(self, leftovers: Leftovers) -> Set[str]:
         """The taps of the guests that stay: what a guest still uses is never taken from under it."""
@@ -122,8 +123,3 @@ def _by_network(networks: Sequence[Network], ports: Sequence[Port]) -> List[Tupl
         if port.network.id:
             found.setdefault(port.network.id, port.network)
     return [(network, [port for port in ports if port.network.id == network.id]) for network in found.values()]
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # gone since we looked
-        os.unlink(path)

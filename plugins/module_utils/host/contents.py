@@ -9,10 +9,8 @@ Whose it is, and whether it belongs there, only the records can say.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-import stat
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -183,22 +181,8 @@ def is_abandoned(path: str) -> bool:
     """Whether this is a temporary file without a writer: each locks its own, and the kernel drops that with it."""
     if not _PART.fullmatch(os.path.basename(path)):
         return False
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # gone since it was listed, or nothing that we made
-        return False
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not system.names(path, descriptor):
-            return False
-        if not path.endswith(".part"):
-            return time.time() - status.st_mtime > _PROBE_AGE
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
+    with system.unwritten(path) as idle:
+        return idle and (path.endswith(".part") or time.time() - os.stat(path).st_mtime > _PROBE_AGE)
 
 
 def _marks(paths: Paths) -> Iterator[FoundMark]:

@@ -16,11 +16,18 @@ import shutil
 import stat
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, ClassVar, Dict, Optional, Tuple, Type
 
 from ansible_collections.barestack.kvm.plugins.module_utils.host import image_format
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
-from ansible_collections.barestack.kvm.plugins.module_utils.host.system import locked, names, run
+from ansible_collections.barestack.kvm.plugins.module_utils.host.system import (
+    locked,
+    names,
+    remove_file,
+    run,
+    unwritten,
+)
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
 from ansible_collections.barestack.kvm.plugins.module_utils.model.errors import Conflict, HostError, InvalidRequest
 from ansible_collections.barestack.kvm.plugins.module_utils.model.instance import Disk, Instance, VmState
@@ -65,6 +72,13 @@ def build_once(path: str, write: Callable[[str], None], mode: int = DISK_MODE, k
             os.rename(part, path)
             return True
     return False
+
+
+def discard(part: str, effects: Effects) -> None:
+    """Remove a temporary file, where there is one that nobody writes."""
+    with unwritten(part) as idle:
+        if idle:
+            effects.apply("leftover.part", part, partial(remove_file, part), before="temporary file")
 
 
 def require_space(path: str, need: int, what: str) -> None:
@@ -303,8 +317,12 @@ class Disks:
     def remove(self, instance: Instance) -> None:
         """Remove the instance's directory with all that is in it: renamed first, as Nova does, so that a disk is
         either whole or gone. Finishes what a killed removal left. Follows no symbolic link.
+
+        What a build that was cut off left beside a base in the cache goes, too: no run need come back to it.
         """
         self.remove_directory(instance.uuid)
+        for wanted in wanted_disks(instance, self._paths):
+            discard(part_of(wanted.base), self._effects)
 
     def remove_directory(self, identifier: str) -> None:
         """:meth:`remove`, of an instance of which no more than the uuid is known."""

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
 from typing import Iterator, Optional
 
@@ -60,6 +61,31 @@ def replace_file(path: str, text: str, mode: int = 0o644) -> None:
                 os.unlink(temporary)
                 raise
             return
+
+
+def remove_file(path: str) -> None:
+    """Remove a file that may be gone since the caller looked."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+@contextlib.contextmanager
+def unwritten(path: str) -> Iterator[bool]:
+    """Whether ``path`` is a file whose lock (see :func:`locked`) nobody has: nor can anybody take it meanwhile."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # gone since it was listed, or nothing that we made
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            idle = stat.S_ISREG(os.fstat(descriptor).st_mode) and names(path, descriptor)
+        except BlockingIOError:
+            idle = False
+        yield idle
+    finally:
+        os.close(descriptor)
 
 
 def names(path: str, descriptor: int) -> bool:

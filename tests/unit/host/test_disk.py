@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -359,6 +360,27 @@ def test_absent_removes_everything_once(root: pathlib.Path) -> None:
     assert second["changed"] is False
     assert [path.name for path in root.iterdir()] == ["_base"]
     assert len(list((root / "_base").iterdir())) == 2, "the cache stays"
+
+
+def test_what_a_lost_build_left_in_the_cache_goes_unless_somebody_writes_it(root: pathlib.Path) -> None:
+    """The host was lost in the middle of a download, and the server is built on another now."""
+    instance = instance_of(ephemeral=1)
+    ok(run(root, instance))
+    bases = sorted((root / "_base").iterdir())
+    idle, held = (base.with_name(f"{base.name}.part") for base in bases[:2])
+    idle.write_bytes(b"half")
+    held.write_bytes(b"half")
+    with held.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        checked = run(root, instance, state="absent", check=True)
+        first = run(root, instance, state="absent")
+        assert checked["effects"] == first["effects"]
+        assert f"leftover.part {idle}" in first["effects"]
+        assert run(root, instance, state="absent")["changed"] is False
+        assert not idle.exists()
+        assert held.exists()
+    assert run(root, instance, state="absent")["effects"] == [f"leftover.part {held}"]
+    assert sorted((root / "_base").iterdir()) == bases, "the cache stays"
 
 
 def test_a_removal_that_was_killed_is_finished(root: pathlib.Path) -> None:
