@@ -2,14 +2,14 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """The same servers without us: overlays by qemu-img, domains by raw libvirt calls, two threads. The yardstick.
 
-    raw.py save|bridges|up|start|resume|down DIRECTORY
+    raw.py save|bridges|up|start|resume|ordered|down DIRECTORY
 
 ``save`` puts into DIRECTORY what the others need of the servers named bench-* that barestack.kvm booted on this host:
 for each one ``<uuid>.xml`` (its domain), ``<uuid>.iso`` (its config drive) and in ``overlays.json`` its disks (path,
 backing file, its format, size in bytes). ``bridges`` makes the domains' bridges; ``up`` makes the disks, defines and
 starts; ``down`` removes all again. ``start`` starts with stopped CPUs, for ``resume`` later: barestack.kvm's order, in
-which no guest that boots takes the CPU from those that are still to start. Prints nothing; the wall time is measured
-from outside, start of Python and imports included, as ours is.
+which no guest that boots takes the CPU from those that are still to start; ``ordered`` is both. Prints nothing; the
+wall time is measured from outside, start of Python and imports included, as ours is.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def down(connection: libvirt.virConnect, directory: Path, uuid: str) -> None:
             os.rmdir(parent)
 
 
-ACTS = {"up": up, "start": start, "resume": resume, "down": down}
+ACTS = {"up": [up], "start": [start], "resume": [resume], "ordered": [start, resume], "down": [down]}
 
 
 def main() -> None:
@@ -118,7 +118,8 @@ def main() -> None:
     connection = libvirt.open("qemu:///system")
     uuids = sorted(path.stem for path in directory.glob("*.xml"))
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(functools.partial(ACTS[sys.argv[1]], connection, directory), uuids))
+        for act in ACTS[sys.argv[1]]:
+            list(pool.map(functools.partial(act, connection, directory), uuids))
     if sys.argv[1] == "down":
         for bridge in bridges(directory):
             subprocess.run(["ip", "link", "del", bridge], check=True)
