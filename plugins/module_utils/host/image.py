@@ -16,12 +16,10 @@ import http.client
 import json
 import os
 import stat
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import IO, Any, Dict, Optional, Tuple
 
@@ -32,6 +30,7 @@ from ansible_collections.barestack.kvm.plugins.module_utils.host.disk import (
     ensure_directory,
     require_space,
 )
+from ansible_collections.barestack.kvm.plugins.module_utils.host.once import Once
 from ansible_collections.barestack.kvm.plugins.module_utils.host.paths import Paths
 from ansible_collections.barestack.kvm.plugins.module_utils.host.system import read_file, replace_file, run
 from ansible_collections.barestack.kvm.plugins.module_utils.model.effects import Effects
@@ -107,8 +106,8 @@ class ImageCache:
     def __init__(self, paths: Paths, effects: Effects) -> None:
         self._paths = paths
         self._effects = effects
-        self._lock = threading.Lock()
-        self._done: Dict[Tuple[str, ...], Future[str]] = {}
+        self._images: Dict[Tuple[str, ...], Image] = {}
+        self._once: Once[Tuple[str, ...], str] = Once(lambda key: self._ensure(self._images[key]))
 
     def ensure(self, image: Image) -> str:
         """The path of the cached image, fetched where it is missing.
@@ -117,16 +116,8 @@ class ImageCache:
         missing, Conflict where the cache holds another content under this id, HostError where it cannot be fetched.
         """
         key = (image.id, image.url, image.checksum, image.disk_format)
-        with self._lock:
-            first = key not in self._done
-            done = self._done.setdefault(key, Future())
-        if first:
-            try:
-                done.set_result(self._ensure(image))
-            except BaseException as error:
-                done.set_exception(error)
-                raise
-        return done.result()
+        self._images[key] = image
+        return self._once(key)
 
     def _ensure(self, image: Image) -> str:
         if image.disk_format not in image_format.DISK_FORMATS:
